@@ -1,0 +1,33 @@
+"""Chain-of-step reasoning for vision-language models: step data, training, step scores, search."""
+
+from chainofstep.chain import Chain, Step, StepStream, parse, parse_prefix, render
+from chainofstep.records import (
+    Example,
+    Pair,
+    Request,
+    Rollout,
+    Sampler,
+    ScoreFailure,
+    StepScorer,
+    StepScores,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Chain",
+    "Example",
+    "Pair",
+    "Request",
+    "Rollout",
+    "Sampler",
+    "ScoreFailure",
+    "Step",
+    "StepScorer",
+    "StepScores",
+    "StepStream",
+    "__version__",
+    "parse",
+    "parse_prefix",
+    "render",
+]

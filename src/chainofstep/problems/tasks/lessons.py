@@ -1,0 +1,143 @@
+"""What a small VLM is taught before the method begins: to look, to reckon, and (a PRM's backbone) to check.
+
+A lesson is a conversation about one picture. Only problems of the train split and trained kinds are used.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from chainofstep.chain import Chain
+from chainofstep.problems.tasks.build import TRAINED, Problem, chain_of, make_problem, step_text, with_choices
+from chainofstep.problems.tasks.checker import Checker, check_steps
+from chainofstep.problems.tasks.claims import Fact, read_sentence, sentences
+from chainofstep.problems.tasks.planted import PLANTERS
+from chainofstep.problems.tasks.problem import compared
+
+Turn = tuple[str, str]
+_BARE = ("row ", "column ", "day ", "resistor ", "switch ")
+
+
+def about(subject: str) -> str:
+    """How a sentence names a subject: "row 2", "the red bar"."""
+    bare = subject.startswith(_BARE) or " in " in subject
+    return subject if bare else f"the {subject}"
+
+
+def capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def reading(problem: Problem, generator: np.random.Generator) -> str:
+    """A true sentence that reads a random group or subject of the picture."""
+    setup = problem.setup
+    if setup.groups and generator.random() < 0.75:
+        group = str(generator.choice(list(setup.groups)))
+        name = about(group) if "diagonal" in group else group
+        return f"{capital(name)} reads {', '.join(setup.seen[subject] for subject in setup.groups[group])}."
+    subject = str(generator.choice(list(setup.seen)))
+    article = "a " if problem.kind.family == "scene" else ""
+    return f"{capital(about(subject))} is {article}{setup.seen[subject]}."
+
+
+def reckoning(generator: np.random.Generator) -> str:
+    """A true equation or comparison in the range of the problems."""
+    operator = str(generator.choice(["+", "+", "-", "*", "<"]))
+    if operator == "*":
+        left, right = int(generator.integers(1, 10)), int(generator.integers(1, 4))
+        return f"{left} * {right} = {left * right}."
+    left, right = int(generator.integers(0, 28)), int(generator.integers(0, 11))
+    if operator == "+":
+        return f"{left} + {right} = {left + right}."
+    left, right = (int(value) for value in generator.integers(0, 28, size=2))
+    if operator == "<":
+        return f"{compared(left, right)}."
+    return f"{max(left, right)} - {min(left, right)} = {abs(left - right)}."
+
+
+def head(sentence: str) -> str:
+    """The beginning of a sentence that leaves its value open: the user says it, the model completes it."""
+    for verb in (" reads ", " = ", " is ", " are ", " has "):
+        if verb in sentence:
+            return sentence[: sentence.index(verb) + len(verb) - 1]
+    return sentence.split()[0]
+
+
+def looking_turns(problem: Problem, generator: np.random.Generator, count: int) -> list[Turn]:
+    """Turns about one picture: readings, sentences of the solution, reckoning, and the question answered directly."""
+    moves = problem.solution().moves
+    spoken = [f"{sentence}." for move in moves for sentence in (*move.thought, *move.reflection)]
+    turns: list[Turn] = []
+    for _ in range(count):
+        draw = generator.random()
+        if draw < 0.15:
+            turns.append((with_choices(problem.setup.question, problem.setup.choices), problem.solution().answer))
+            continue
+        if draw < 0.60:
+            sentence = reading(problem, generator)
+        elif draw < 0.85:
+            sentence = str(generator.choice(spoken))
+        else:
+            sentence = reckoning(generator)
+        turns.append((head(sentence), sentence))
+    return turns
+
+
+@dataclass(frozen=True)
+class CheckedChain:
+    """A chain with the checker's word on each step, the answer, and each claim by where it ends in the step's text.
+
+    `claims[s]` lists (part, end, holds): part "thought" or "reflection", end the character after the claim.
+    """
+
+    chain: Chain
+    steps: tuple[bool, ...]
+    answer: bool
+    claims: tuple[tuple[tuple[str, int, bool], ...], ...]
+
+
+def checked(problem: Problem, chain: Chain) -> CheckedChain:
+    example = problem.example()
+    checker = Checker(example)
+    claims = tuple(
+        (*_claim_ends(checker, "thought", step.thought), *_claim_ends(checker, "reflection", step.reflection))
+        for step in chain.steps
+    )
+    return CheckedChain(chain, tuple(check_steps(example, chain)), chain.answer == example.answer, claims)
+
+
+def _claim_ends(checker: Checker, part: str, text: str) -> Iterator[tuple[str, int, bool]]:
+    """Where each claim of a text ends, and whether it holds. Readings of a group have one end per value."""
+    start = 0
+    for sentence in sentences(text):
+        start = text.index(sentence, start)
+        found = read_sentence(sentence, checker.groups) or []
+        holds = [not checker.problem(claim) for claim in found]
+        commas = [place for place, letter in enumerate(sentence) if letter == ","]
+        if len(found) > 1 and isinstance(found[0], Fact) and len(commas) == len(found) - 1:
+            last = len(sentence) if " reads " in sentence else sentence.index(" in ", commas[-1])
+            yield from ((part, start + end, good) for end, good in zip([*commas, last], holds, strict=True))
+        else:
+            yield part, start + len(sentence), all(holds) and bool(found)
+        start += len(sentence)
+
+
+def checking_lesson(problem: Problem, generator: np.random.Generator) -> CheckedChain:
+    """A gold chain (two in five) or one with a planted error of a random kind."""
+    if generator.random() >= 0.4:
+        for name in generator.permutation(list(PLANTERS)):
+            if (chain := PLANTERS[str(name)](problem, generator)) is not None:
+                return checked(problem, chain)
+    return checked(problem, chain_of(problem.solution()))
+
+
+def lesson_problems(start: int) -> Iterator[Problem]:
+    """An endless walk through the train split from a seed, the kinds taken in turn."""
+    seed = start
+    while True:
+        yield make_problem(TRAINED[seed % len(TRAINED)], "train", seed)
+        seed += 1
+
+
+__all__ = ["CheckedChain", "checking_lesson", "lesson_problems", "looking_turns", "reading", "step_text"]

@@ -1,0 +1,77 @@
+"""Scripted stand-ins for a policy and a scorer: they say what the test wrote down, and remember what they were asked."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from chainofstep.chain import ANSWER_END, STEP_END, Chain, Step, render
+from chainofstep.records import Example, Request, Rollout, Scored, ScoreFailure, StepScores
+
+
+class ScriptedSampler:
+    """Continues `prefix` of an example with the texts that the script holds for it, in turn, `n` of them.
+
+    The script maps a prefix, or (example id, prefix), to texts, or is a function of the request. Like a real sampler it
+    stops at the first step's end where that is asked for. A continuation has one token per character.
+    """
+
+    def __init__(
+        self, script: Mapping[str | tuple[str, str], Sequence[str]] | Callable[[Request], Sequence[str]]
+    ) -> None:
+        self.script = script
+        self.calls: list[list[Request]] = []
+
+    def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
+        self.calls.append(list(requests))
+        return [self._continue(request) for request in requests]
+
+    def _continue(self, request: Request) -> list[Rollout]:
+        texts = self._texts(request)
+        return [self._rollout(request, texts[index % len(texts)], index) for index in range(request.n)]
+
+    def _texts(self, request: Request) -> Sequence[str]:
+        if not isinstance(self.script, Mapping):
+            return self.script(request)
+        own = (request.example.id, request.prefix)
+        return self.script[own if own in self.script else request.prefix]
+
+    def _rollout(self, request: Request, text: str, index: int) -> Rollout:
+        if request.stop == "step" and STEP_END in text:
+            text = text[: text.index(STEP_END) + len(STEP_END)]
+        text = text[: request.max_tokens]
+        tokens = tuple(ord(character) for character in text)
+        ending = "answer" if text.endswith(ANSWER_END) else "length"
+        if request.stop == "step" and text.endswith(STEP_END):
+            ending = "step"
+        return Rollout(request.example.id, request.prefix + text, tokens, ending, request.seed, index)
+
+
+class ScriptedScorer:
+    """Scores each step by its thought and each answer by its text; a thought in `fails` is a `ScoreFailure`."""
+
+    def __init__(
+        self, steps: Mapping[str, float], answers: Mapping[str, float] | None = None, fails: Sequence[str] = ()
+    ) -> None:
+        self.steps, self.answers, self.fails = steps, answers or {}, fails
+        self.calls: list[list[tuple[Example, Chain]]] = []
+
+    def score(self, items: Sequence[tuple[Example, Chain]]) -> list[Scored]:
+        self.calls.append(list(items))
+        return [self._score(chain) for _, chain in items]
+
+    def _score(self, chain: Chain) -> Scored:
+        for step in chain.steps:
+            if step.thought in self.fails:
+                return ScoreFailure(f"cannot score {step.thought}")
+        answer = None if chain.answer is None else self.answers[chain.answer]
+        return StepScores(tuple(self.steps[step.thought] for step in chain.steps), answer)
+
+
+def make_chain(*thoughts: str, answer: str | None = None) -> Chain:
+    """A chain whose steps have these thoughts."""
+    return Chain(tuple(Step("Look", thought, "It does.") for thought in thoughts), answer)
+
+
+def make_rollout(text: str | Chain, index: int = 0, example_id: str = "q") -> Rollout:
+    """A rollout of a chain, or of text that may be none; one token per character."""
+    text = render(text) if isinstance(text, Chain) else text
+    ending = "answer" if text.endswith(ANSWER_END) else "length"
+    return Rollout(example_id, text, tuple(map(ord, text)), ending, seed=0, index=index)
