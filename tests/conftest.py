@@ -1,9 +1,9 @@
-"""Scripted stand-ins for a policy and a scorer: they say what the test wrote down, and remember what they were asked."""
+"""Scripted stand-ins for a policy and a scorer: they say what the test wrote down and remember what was asked."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 from chainofstep.chain import ANSWER_END, STEP_END, Chain, Step, render
-from chainofstep.records import Example, Request, Rollout, Scored, ScoreFailure, StepScores
+from chainofstep.records import Ending, Example, Request, Rollout, Scored, ScoreFailure, StepScores
 
 
 class ScriptedSampler:
@@ -38,7 +38,7 @@ class ScriptedSampler:
             text = text[: text.index(STEP_END) + len(STEP_END)]
         text = text[: request.max_tokens]
         tokens = tuple(ord(character) for character in text)
-        ending = "answer" if text.endswith(ANSWER_END) else "length"
+        ending: Ending = "answer" if text.endswith(ANSWER_END) else "length"
         if request.stop == "step" and text.endswith(STEP_END):
             ending = "step"
         return Rollout(request.example.id, request.prefix + text, tokens, ending, request.seed, index)
@@ -73,5 +73,5 @@ def make_chain(*thoughts: str, answer: str | None = None) -> Chain:
 def make_rollout(text: str | Chain, index: int = 0, example_id: str = "q") -> Rollout:
     """A rollout of a chain, or of text that may be none; one token per character."""
     text = render(text) if isinstance(text, Chain) else text
-    ending = "answer" if text.endswith(ANSWER_END) else "length"
+    ending: Ending = "answer" if text.endswith(ANSWER_END) else "length"
     return Rollout(example_id, text, tuple(map(ord, text)), ending, seed=0, index=index)

@@ -1,7 +1,6 @@
 """Path scores, the scores of pools, and the exact checker as a scorer."""
 
 import pytest
-from conftest import ScriptedScorer, make_chain, make_rollout
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +8,7 @@ from chainofstep.chain import Chain
 from chainofstep.records import Example, ScoreFailure, StepScores
 from chainofstep.scoring.oracle import OracleScorer
 from chainofstep.scoring.path_score import path_score, score_pools
+from conftest import ScriptedScorer, make_chain, make_rollout
 
 Q = Example("q", "?", (), "12", "number")
 SHARE = st.floats(0, 1)
@@ -48,7 +48,7 @@ def test_a_pool_is_scored_in_one_call_each_chain_of_an_example_once():
     other = Example("r", "?", (), "1", "number")
     good, bad = make_chain("good", answer="12"), make_chain("bad", answer="1")
     scorer = ScriptedScorer({"good": 0.9, "bad": 0.2}, {"12": 0.8, "1": 0.1})
-    pools = [[make_rollout(good), make_rollout("no chain"), make_rollout(bad), make_rollout(good)], [make_rollout(good)]]
+    pools = [[make_rollout(text) for text in (good, "no chain", bad, good)], [make_rollout(good)]]
     scores = score_pools([Q, other], pools, scorer)
     assert scorer.calls == [[(Q, good), (Q, bad), (other, good)]]
     assert [scores[0][place] for place in (0, 2, 3)] == [

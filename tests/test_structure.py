@@ -18,6 +18,7 @@ ROOMS = [
     "records",
     "store",
     "settings",
+    "progress",
     "answers",
     "llm",
     "problems",

@@ -29,7 +29,7 @@ _ARTICLES = re.compile(r"^(?:(?:a|an|the)\s+)+", re.IGNORECASE)
 #: A sign counts only where no digit or letter stands before it (`3-4` is two numbers); a number that runs on into
 #: further digits (`1.2.3`, `4x4`) is none.
 _NUMBER = re.compile(
-    r"(?<![\w.])(?:(?<!\d)[-+\u2212])?"
+    r"(?<![\w.])[-+\u2212]?"
     r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
     r"(?:[eE][-+]?[0-9]{1,2})?(?![\w.]*[0-9])"
 )

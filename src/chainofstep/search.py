@@ -78,8 +78,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a method came to. Without an answer, `failure` says whether scoring or searching failed, or is empty:
-    nothing parsed."""
+    """What a method came to. Without an answer, `failure` says what failed; it is empty where nothing parsed."""
 
     example_id: str
     answer: str | None
@@ -218,8 +217,8 @@ def _pick(example: Example, pool: Sequence[Rollout], entries: Sequence[_Entry], 
         cost += Cost(0, len(entries), sum(len(entry.chain.steps) for entry in entries))
     trace = (_pool_trace(pool, entries, ranks, best),)
     if best is None:
-        failure = "the scorer failed on every chain" if entries else ""
-        return SearchResult(example.id, None, pool[0].text, None, None, cost, trace, failure)
+        why = "the scorer failed on every chain" if entries else ""
+        return SearchResult(example.id, None, pool[0].text, None, None, cost, trace, why)
     return SearchResult(example.id, best.chain.answer, best.text, best.chain, best.scored, cost, trace)
 
 
@@ -245,8 +244,7 @@ def _pool_method(name: str) -> Method:
         if scorer is None:
             raise ValueError(f"{name} goes by score, and there is no scorer; pass one")
         pools = sample_pools(examples, sampler, config)
-        scores = score_pools(examples, pools, scorer)
-        return pool_results(examples, pools, scores, name, config.n, config.step_weight)
+        return pool_results(examples, pools, score_pools(examples, pools, scorer), name, config.n, config.step_weight)
 
     method.__name__ = name
     return method
@@ -343,8 +341,7 @@ class _Search:
         trace = tuple(self.trace)
         best = max(self.finished or self.passed_over, key=self._path_score, default=None)
         if best is None:
-            failure = "no chain reached an answer"
-            return SearchResult(self.example.id, None, "", None, None, self.cost, trace, failure)
+            return SearchResult(self.example.id, None, "", None, None, self.cost, trace, "no chain reached an answer")
         text = render(best.chain)
         return SearchResult(self.example.id, best.chain.answer, text, best.chain, best.scored, self.cost, trace)
 

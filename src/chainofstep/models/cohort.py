@@ -28,7 +28,11 @@ class Cohort:
     """Rows of the same age and settings. `ends` [V] says of each token whether it ends a sample."""
 
     def __init__(
-        self, trunks: Sequence[Trunk], prefix: list[tuple[torch.Tensor, torch.Tensor]], ends: torch.Tensor, logprobs: bool
+        self,
+        trunks: Sequence[Trunk],
+        prefix: list[tuple[torch.Tensor, torch.Tensor]],
+        ends: torch.Tensor,
+        logprobs: bool,
     ):
         device = ends.device
         self.settings: Settings = trunks[0].settings
@@ -53,6 +57,11 @@ class Cohort:
         """Key-value positions that its prefixes hold and its rows may come to hold."""
         prefixes, _, length, _ = self.kv.prefix[0][0].shape
         return prefixes * length + sum(row.max_tokens + 1 for row in self.rows)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens until its last row must have ended."""
+        return max(row.max_tokens for row in self.rows) - self.kv.age
 
     def take(self, logits: torch.Tensor, forbidden: torch.Tensor) -> None:
         """Sample one token for each row from float32 `logits` [B, V], which it may overwrite."""
@@ -87,10 +96,12 @@ class Cohort:
         numbers = torch.tensor(ended, device=self.tokens.device)
         tokens = self.tokens[numbers, : self.kv.age].tolist()
         logprobs = None if self.logprobs is None else self.logprobs[numbers, : self.kv.age].tolist()
-        sampled = [
-            Sampled(self.rows[row], tokens[i][: lengths[row]], None if logprobs is None else logprobs[i][: lengths[row]])
-            for i, row in enumerate(ended)
-        ]
+        sampled = []
+        for i, row in enumerate(ended):
+            count = lengths[row]
+            sampled.append(
+                Sampled(self.rows[row], tokens[i][:count], None if logprobs is None else logprobs[i][:count])
+            )
         self._keep([number for number, length in enumerate(lengths) if not length])
         return sampled
 

@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from chainofstep.models.cohort import Cohort, Sampled
 from chainofstep.models.prefix_attention import SharedPrefix, require_supported, sampling_mode
-from chainofstep.models.sampling import Settings, ending_ids, forbidden_ids
+from chainofstep.models.sampling import ControlTokens, Settings
 from chainofstep.models.trunks import Plan, PromptKey, Trunk, next_cohort, plan
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Request, Rollout
@@ -57,14 +57,16 @@ class Engine:
         with sampling_mode(self.vlm.model):
             call = _Call(self.vlm, planned, self.token_budget, self.logprobs)
             while call.unfinished:
-                rollouts = self._rollouts(requests, call.advance())
+                rollouts = self._rollouts(requests, call.advance(), planned.control)
                 finished |= rollouts
                 if self.progress is not None and rollouts:
                     self.progress(len(finished), sum(request.n for request in requests))
         return [[finished[number, i] for i in range(request.n)] for number, request in enumerate(requests)]
 
-    def _rollouts(self, requests: Sequence[Request], done: list[Sampled]) -> dict[tuple[int, int], Rollout]:
-        texts = _decode(self.vlm, done)
+    def _rollouts(
+        self, requests: Sequence[Request], done: list[Sampled], control: ControlTokens
+    ) -> dict[tuple[int, int], Rollout]:
+        texts = _decode(self.vlm, done, control.end_of_sequence)
         rollouts = {}
         for sampled, text in zip(done, texts, strict=True):
             row, request = sampled.row, requests[sampled.row.request]
@@ -73,7 +75,7 @@ class Engine:
                 request.example.id,
                 request.prefix + text,
                 tuple(sampled.ids),
-                ending_ids(self.vlm, request.stop).get(sampled.ids[-1], "length"),
+                control.endings(request.stop).get(sampled.ids[-1], "length"),
                 request.seed,
                 row.index,
                 None if sampled.logprobs is None else tuple(sampled.logprobs),
@@ -81,14 +83,13 @@ class Engine:
         return rollouts
 
 
-def _decode(vlm: VLM, done: list[Sampled]) -> list[str]:
+def _decode(vlm: VLM, done: list[Sampled], end: int | None) -> list[str]:
     """Texts of sampled ids, without end-of-sequence tokens.
 
     They are decoded behind the last token of their prefix, because some tokenizers drop a space at the beginning.
     """
     if not done:
         return []
-    end = vlm.tokenizer.eos_token_id
     options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
     starts = {row.last: vlm.tokenizer.decode([row.last], **options) for row in {sampled.row for sampled in done}}
     ids = [[s.row.last, *(s.ids[:-1] if s.ids[-1] == end else s.ids)] for s in done]
@@ -100,12 +101,12 @@ class _Call:
     """The state of one `sample` call: trunks that wait, cohorts in flight, picture features still needed."""
 
     def __init__(self, vlm: VLM, planned: Plan, token_budget: int, logprobs: bool):
-        self.vlm, self.prompts, self.pending = vlm, planned.prompts, list(planned.trunks)
+        self.vlm, self.prompts, self.control, self.pending = vlm, planned.prompts, planned.control, list(planned.trunks)
         self.token_budget, self.logprobs = token_budget, logprobs
         self.cohorts: list[Cohort] = []
         self.waiting = Counter(trunk.prompt for trunk in planned.trunks)
         self.features: dict[tuple[str, ...], torch.Tensor] = {}
-        self.forbidden = torch.tensor(forbidden_ids(vlm), device=vlm.device)
+        self.forbidden = torch.tensor(planned.control.forbidden, device=vlm.device)
         self.ends: dict[Settings, torch.Tensor] = {}
 
     @property
@@ -115,7 +116,7 @@ class _Call:
     def advance(self) -> list[Sampled]:
         """Admit what fits, sample a few tokens of every row in flight, and return the rows taken out."""
         self._admit()
-        for _ in range(POLL):
+        for _ in range(min(POLL, max(cohort.remaining for cohort in self.cohorts))):
             self._step()
         done = [sampled for cohort in self.cohorts for sampled in cohort.harvest()]
         self.cohorts = [cohort for cohort in self.cohorts if len(cohort)]
@@ -136,7 +137,7 @@ class _Call:
         if settings not in self.ends:
             rows = self.vlm.model.get_output_embeddings().weight.shape[0]
             self.ends[settings] = torch.zeros(rows, dtype=torch.bool, device=self.vlm.device)
-            self.ends[settings][list(ending_ids(self.vlm, settings.stop))] = True
+            self.ends[settings][list(self.control.endings(settings.stop))] = True
         self.cohorts.append(Cohort(trunks, self._prefill(trunks), self.ends[settings], self.logprobs))
 
     def _step(self) -> None:

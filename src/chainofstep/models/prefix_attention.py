@@ -73,13 +73,17 @@ class SharedKV:
             hidden = torch.arange(length, device=device) >= seen
             self.bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, MASKED)
 
-    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Attention of one new token a row: scaled query [B, K, R, D], key and value [B, K, 1, D] -> [B, K, R, D]."""
+    def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store a new column, key and value [B, K, 1, D]; all keys and values [B, K, age + 1, D] of sampled tokens."""
         keys, values = self.own[layer]
         if self.age == keys.shape[2]:
             keys, values = self.own[layer] = self._grown(keys), self._grown(values)
         keys[:, :, self.age], values[:, :, self.age] = key[:, :, 0], value[:, :, 0]
-        keys, values = keys[:, :, : self.age + 1], values[:, :, : self.age + 1]
+        return keys[:, :, : self.age + 1], values[:, :, : self.age + 1]
+
+    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Attention of one new token a row: scaled query [B, K, R, D], key and value [B, K, 1, D] -> [B, K, R, D]."""
+        keys, values = self.append(layer, key, value)
         own = partial_softmax(query @ keys.transpose(-1, -2), values)
         return merge(self._attend_prefix(layer, query), own).to(query.dtype)
 
@@ -97,7 +101,8 @@ class SharedKV:
     def _to_rows(self, part: torch.Tensor, repeat: int) -> torch.Tensor:
         """[P, K, G * R, X] -> [B, K, R, X]."""
         prefixes, kv_heads, _, size = part.shape
-        slots = part.view(prefixes, kv_heads, self.width, repeat, size).transpose(1, 2).reshape(-1, kv_heads, repeat, size)
+        slots = part.view(prefixes, kv_heads, self.width, repeat, size).transpose(1, 2)
+        slots = slots.reshape(-1, kv_heads, repeat, size)
         return slots if self.full else slots[self.slot_of_row]
 
     @staticmethod
@@ -106,6 +111,11 @@ class SharedKV:
         larger[:, :, : buffer.shape[2]] = buffer
         return larger
 
+    def _taken(self, buffer: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        taken = buffer.new_empty(len(rows), *buffer.shape[1:])
+        taken[:, :, : self.age] = buffer[:, :, : self.age].index_select(0, rows)
+        return taken
+
     def keep(self, rows: torch.Tensor) -> None:
         """Drop all rows but these (ascending numbers), and prefixes and prefix tokens that no row sees any more."""
         prefixes, self.owner = torch.unique(self.owner[rows], return_inverse=True)
@@ -113,7 +123,7 @@ class SharedKV:
         length = int(self.seen.max())
         if len(prefixes) < len(self.prefix[0][0]) or length < self.prefix[0][0].shape[2]:
             self.prefix = [(k[prefixes, :, :length], v[prefixes, :, :length]) for k, v in self.prefix]
-        self.own = [(keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self.own]
+        self.own = [(self._taken(keys, rows), self._taken(values, rows)) for keys, values in self.own]
         self._lay_out()
 
 

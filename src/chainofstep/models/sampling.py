@@ -78,40 +78,59 @@ def choose(logits: torch.Tensor, uniform: torch.Tensor, settings: Settings) -> t
 def least_kept(probabilities: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
     """The smallest probability [B, 1] that top_k, then top_p of what top_k leaves, keep; equals are kept together."""
     vocabulary = probabilities.shape[-1]
-    count = min(top_k or FIRST_CANDIDATES, vocabulary)
-    ranked = probabilities.topk(count, dim=-1).values
+    ranked = probabilities.topk(min(top_k or FIRST_CANDIDATES, vocabulary), dim=-1).values
     if top_p == 1:
         return ranked[:, -1:]
-    mass = ranked.sum(-1, keepdim=True) if top_k else probabilities.sum(-1, keepdim=True)
+    if top_k:
+        return _nucleus_end(ranked, top_p * ranked.sum(-1, keepdim=True))
+    mass = top_p * probabilities.sum(-1, keepdim=True)
+    least = _nucleus_end(ranked, mass)
+    short = (ranked.sum(-1) < mass[:, 0]).nonzero()[:, 0]
+    if len(short) and ranked.shape[-1] < vocabulary:  # the number of rows waits for the device
+        least[short] = _nucleus_end(probabilities[short].sort(-1, descending=True).values, mass[short])
+    return least
+
+
+def _nucleus_end(ranked: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
+    """The probability [B, 1] with which the sum of `ranked` [B, X], largest first, reaches `mass` [B, 1]."""
     before = ranked.cumsum(-1) - ranked
-    enough = (before[:, -1:] + ranked[:, -1:]) >= top_p * mass
-    if not top_k and count < vocabulary and not bool(enough.all()):
-        ranked = probabilities.sort(-1, descending=True).values
-        before = ranked.cumsum(-1) - ranked
-    kept = (before < top_p * mass).sum(-1, keepdim=True).clamp_min(1)
+    kept = (before < mass).sum(-1, keepdim=True).clamp_min(1)
     return ranked.gather(-1, kept - 1)
 
 
-def forbidden_ids(vlm: VLM) -> list[int]:
-    """Ids that no answer can contain: padding, picture and role tokens, step tags, and rows beyond the tokenizer."""
+@dataclass(frozen=True)
+class ControlTokens:
+    """What a tokenizer's control tokens mean to a sampler."""
+
+    unknown: frozenset[str]  # step tokens that the tokenizer does not have
+    forbidden: tuple[int, ...]  # ids that no answer can contain
+    answer_ends: frozenset[int]
+    step_end: int | None
+    end_of_sequence: int | None  # one of `answer_ends`; not part of a text
+
+    def endings(self, stop: Literal["answer", "step"]) -> dict[int, Ending]:
+        """The ids that end a sample, and how; ValueError if it shall stop at steps and there is no such token."""
+        ends: dict[int, Ending] = dict.fromkeys(self.answer_ends, "answer")
+        if stop == "step":
+            if self.step_end is None:
+                raise ValueError(f"stop='step', but the tokenizer has no token {STEP_END!r}: add the step tokens first")
+            ends[self.step_end] = "step"
+        return ends
+
+
+def control_tokens(vlm: VLM) -> ControlTokens:
+    """Forbidden are padding, picture and role tokens, step tags, and rows of the LM head beyond the tokenizer."""
     vocabulary, tokenizer = vlm.tokenizer.get_vocab(), vlm.tokenizer
-    allowed = {vocabulary[token] for token in REASONING_TOKENS if token in vocabulary and token != UNUSED}
-    allowed.add(tokenizer.eos_token_id)
-    special = {*tokenizer.all_special_ids, vlm.model.config.image_token_id}
+    end = tokenizer.eos_token_id
+    allowed = {vocabulary[token] for token in REASONING_TOKENS if token in vocabulary and token != UNUSED} | {end}
+    special = {*tokenizer.all_special_ids, tokenizer.pad_token_id, vlm.model.config.image_token_id}
     special |= {vocabulary[token] for token in (*PRM_TOKENS, UNUSED) if token in vocabulary}
     rows = vlm.model.get_output_embeddings().weight.shape[0]
-    unused = set(range(max(vocabulary.values()) + 1, rows))
-    return sorted(token for token in (special | unused) - allowed if token is not None)
-
-
-def ending_ids(vlm: VLM, stop: Literal["answer", "step"]) -> dict[int, Ending]:
-    """The ids that end a sample, and how. ValueError if samples shall stop at steps and there is no such token."""
-    vocabulary = vlm.tokenizer.get_vocab()
-    ends: dict[int, Ending] = {}
-    if vlm.tokenizer.eos_token_id is not None:
-        ends[vlm.tokenizer.eos_token_id] = "answer"
-    if ANSWER_END in vocabulary:
-        ends[vocabulary[ANSWER_END]] = "answer"
-    if stop == "step":
-        ends[vlm.token_id(STEP_END)] = "step"
-    return ends
+    special |= set(range(max(vocabulary.values()) + 1, rows))
+    return ControlTokens(
+        frozenset(REASONING_TOKENS) - vocabulary.keys(),
+        tuple(sorted(special - allowed - {None})),
+        frozenset({end, vocabulary.get(ANSWER_END)} - {None}),
+        vocabulary.get(STEP_END),
+        end,
+    )

@@ -39,17 +39,16 @@ CHAT_TEMPLATE = (
 class Shape:
     """Sizes of a small VLM. Vision and decoder share the head size of 32."""
 
-    vision_width: int = 128
+    vision_width: int = 96
     vision_layers: int = 2
-    width: int = 128
+    width: int = 96
     layers: int = 4
-    heads: int = 4
-    key_value_heads: int = 2
-    feed_forward: int = 384
+    heads: int = 3
+    key_value_heads: int = 1
+    feed_forward: int = 256
 
 
 POLICY = Shape()
-PRM = Shape(vision_width=128, vision_layers=3, width=192, layers=6, heads=6, feed_forward=512)
 
 
 def language() -> list[str]:
@@ -124,3 +123,23 @@ def build_tiny(shape: Shape, seed: int, processor: LlavaProcessor | None = None)
     )
     torch.manual_seed(seed)
     return VLM(LlavaForConditionalGeneration(config).eval(), processor)
+
+
+def grow(vlm: VLM, layers: int) -> VLM:
+    """A deeper copy that computes the same: new decoder layers on top, whose outputs start at zero.
+
+    So a PRM's backbone goes on from a policy's base, larger than it, without learning to look a second time.
+    """
+    config = LlavaConfig.from_dict(vlm.model.config.to_dict())
+    depth = config.text_config.num_hidden_layers
+    config.text_config.num_hidden_layers = depth + layers
+    config.text_config.layer_types = None
+    grown = LlavaForConditionalGeneration(config)
+    grown.load_state_dict(vlm.model.state_dict(), strict=False)
+    stack = grown.model.language_model.layers
+    with torch.no_grad():
+        for place in range(depth, depth + layers):
+            stack[place].load_state_dict(stack[depth - 1].state_dict())
+            stack[place].self_attn.o_proj.weight.zero_()
+            stack[place].mlp.down_proj.weight.zero_()
+    return VLM(grown.eval(), vlm.processor)

@@ -7,9 +7,8 @@ of its own: its rows see only the beginning of that trunk. So all step prefixes 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chainofstep.chain import REASONING_TOKENS
 from chainofstep.models.encode import Prompt, encode_prompt, encode_text, picture_key
-from chainofstep.models.sampling import Settings, ending_ids, forbidden_ids
+from chainofstep.models.sampling import ControlTokens, Settings, control_tokens
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example, Request
 
@@ -45,10 +44,11 @@ class Trunk:
 
 @dataclass(frozen=True)
 class Plan:
-    """All trunks of a call, and the encoded prompts they begin with."""
+    """All trunks of a call, the encoded prompts they begin with, and the tokenizer's control tokens."""
 
     trunks: list[Trunk]
     prompts: dict[PromptKey, Prompt]
+    control: ControlTokens
 
 
 def prompt_key(example: Example) -> PromptKey:
@@ -59,10 +59,10 @@ def plan(vlm: VLM, requests: Sequence[Request], token_budget: int) -> Plan:
     """Check and encode all requests. ValueError names the first bad one; nothing has been sampled then."""
     prompts: dict[PromptKey, Prompt] = {}
     rows: dict[tuple[PromptKey, Settings], dict[tuple[int, ...], list[Row]]] = {}
-    forbidden = set(forbidden_ids(vlm))
+    control = control_tokens(vlm)
     for number, request in enumerate(requests):
         try:
-            key, settings, ids = _encoded(vlm, request, prompts, forbidden)
+            key, settings, ids = _encoded(vlm, request, prompts, control)
         except ValueError as error:
             raise ValueError(f"request {number} (example {request.example.id!r}): {error}") from error
         wanted = (Row(number, i, request.seed, ids[-1], len(ids) - 1, request.max_tokens) for i in range(request.n))
@@ -71,25 +71,25 @@ def plan(vlm: VLM, requests: Sequence[Request], token_budget: int) -> Plan:
     whole = [piece for trunk in trunks for piece in _pieces(trunk, token_budget)]
     # Like lies by like: trunks side by side are padded to one length and to one number of rows.
     whole.sort(key=lambda trunk: (trunk.settings, -len(trunk.rows), -len(trunk.ids)))
-    return Plan(whole, prompts)
+    return Plan(whole, prompts, control)
 
 
 def _encoded(
-    vlm: VLM, request: Request, prompts: dict[PromptKey, Prompt], forbidden: set[int]
+    vlm: VLM, request: Request, prompts: dict[PromptKey, Prompt], control: ControlTokens
 ) -> tuple[PromptKey, Settings, tuple[int, ...]]:
     _check_numbers(request)
     settings = Settings(request.temperature, request.top_p, request.top_k, request.stop)
-    ending_ids(vlm, settings.stop)
+    control.endings(request.stop)
     key = prompt_key(request.example)
     if key not in prompts:
         prompts[key] = encode_prompt(vlm, request.example)
-    ids = (*prompts[key].ids.tolist(), *_prefix_ids(vlm, request.prefix, forbidden))
+    ids = (*prompts[key].ids.tolist(), *_prefix_ids(vlm, request.prefix, control))
     if ids[-1] == vlm.model.config.image_token_id:
         raise ValueError("the prompt ends with a picture; use a chat template that opens the assistant's turn")
     limit = vlm.model.config.get_text_config().max_position_embeddings
     if len(ids) + request.max_tokens > limit:
         raise ValueError(
-            f"{len(ids)} prefix tokens and max_tokens={request.max_tokens} are more than the model's context of {limit};"
+            f"{len(ids)} prefix tokens and max_tokens={request.max_tokens} exceed the model's context of {limit};"
             " shorten the prefix or ask for fewer tokens"
         )
     return key, settings, ids
@@ -109,17 +109,15 @@ def _check_numbers(request: Request) -> None:
         raise ValueError(f"top_k={request.top_k}: give 0 (no limit) or more")
 
 
-def _prefix_ids(vlm: VLM, prefix: str, forbidden: set[int]) -> list[int]:
+def _prefix_ids(vlm: VLM, prefix: str, control: ControlTokens) -> list[int]:
     """Ids of the assistant's text so far; ValueError for control tokens that are unknown or cannot stand there."""
-    vocabulary = vlm.tokenizer.get_vocab()
-    for token in REASONING_TOKENS:
-        if token in prefix and token not in vocabulary:
-            raise ValueError(f"the prefix holds {token!r}, which the tokenizer does not have: add the step tokens first")
+    for token in control.unknown:
+        if token in prefix:
+            raise ValueError(f"the prefix holds {token!r}, unknown to the tokenizer: add the step tokens first")
     ids = encode_text(vlm, prefix)
-    for token in ids:
-        if token in forbidden:
-            name = vlm.tokenizer.convert_ids_to_tokens(token)
-            raise ValueError(f"the prefix holds the control token {name!r}, which no answer contains; take it out")
+    for token_id in sorted(set(ids).intersection(control.forbidden)):
+        name = vlm.tokenizer.convert_ids_to_tokens(token_id)
+        raise ValueError(f"the prefix holds the control token {name!r}, which no answer contains; take it out")
     return ids
 
 

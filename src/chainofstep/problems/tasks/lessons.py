@@ -64,10 +64,15 @@ def head(sentence: str) -> str:
     return sentence.split()[0]
 
 
+def _opens(sentence: str) -> bool:
+    """Whether a sentence's beginning says what is asked: a subject or an equation, not a bare value."""
+    return " = " in sentence or (sentence[0].isupper() and head(sentence) != sentence.split()[0])
+
+
 def looking_turns(problem: Problem, generator: np.random.Generator, count: int) -> list[Turn]:
     """Turns about one picture: readings, sentences of the solution, reckoning, and the question answered directly."""
     moves = problem.solution().moves
-    spoken = [f"{sentence}." for move in moves for sentence in (*move.thought, *move.reflection)]
+    spoken = [f"{line}." for move in moves for line in (*move.thought, *move.reflection) if _opens(line)]
     turns: list[Turn] = []
     for _ in range(count):
         draw = generator.random()

@@ -1,0 +1,82 @@
+"""Encoded rows as padded batches: what training and PRM scoring feed to a model.
+
+Shapes: B rows, T tokens of the longest row.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from chainofstep.chain import ALL_TOKENS, JOINER
+from chainofstep.models.encode import Prompt, encode_prompt, encode_text, picture_key
+from chainofstep.models.vlm import VLM
+from chainofstep.records import Example
+
+Batch = dict[str, torch.Tensor]
+
+
+def assistant_ids(vlm: VLM, text: str) -> list[int]:
+    """Ids of assistant text in which the model's own control tokens, written out, stay text.
+
+    A sampled chain may spell out `<image>` or the end-of-turn token; taken for the token, it would break the count of
+    picture features or end the turn. The step tokens of a rendered chain are meant, and stay tokens.
+    """
+    for token in vlm.tokenizer.all_special_tokens:
+        if token not in ALL_TOKENS:
+            text = text.replace(token, f"{token[0]}{JOINER}{token[1:]}")
+    return encode_text(vlm, text)
+
+
+def completion_ids(vlm: VLM, text: str) -> list[int]:
+    """Ids of a whole assistant turn: the text, then the end of the turn."""
+    return [*assistant_ids(vlm, text), vlm.tokenizer.eos_token_id]
+
+
+class PromptCache:
+    """Encoded prompts by question and pictures; image tensors are kept while they fit in `image_bytes`.
+
+    Beyond that they are read again whenever a batch needs them: slower by a millisecond a picture, the same tensors.
+    """
+
+    def __init__(self, vlm: VLM, image_bytes: int = 2**29):
+        self.vlm, self.free = vlm, image_bytes
+        self.ids: dict[tuple[str, tuple[str, ...]], torch.Tensor] = {}
+        self.images: dict[tuple[str, ...], Batch] = {}
+
+    def encode(self, example: Example) -> Prompt:
+        """The encoded prompt; ValueError if a picture cannot be read."""
+        pictures = picture_key(example)
+        key = (example.question, pictures)
+        if key in self.ids and pictures in self.images:
+            return Prompt(self.ids[key], self.images[pictures])
+        prompt = encode_prompt(self.vlm, example)
+        self.ids[key] = prompt.ids
+        size = sum(tensor.nbytes for tensor in prompt.images.values())
+        if pictures not in self.images and size <= self.free:
+            self.images[pictures] = prompt.images
+            self.free -= size
+        return prompt
+
+    def prompt_ids(self, example: Example) -> torch.Tensor:
+        """The prompt's ids [T] alone, which are always kept."""
+        key = (example.question, picture_key(example))
+        return self.ids[key] if key in self.ids else self.encode(example).ids
+
+
+def pad_right(rows: Sequence[torch.Tensor], value: int) -> torch.Tensor:
+    """Rows [T] of any lengths as one tensor [B, T]."""
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
+
+
+def join_images(images: Sequence[Batch]) -> Batch:
+    """The image tensors of several prompts, in their order; prompts without pictures add nothing."""
+    names = dict.fromkeys(name for prompt in images for name in prompt)
+    return {name: torch.cat([prompt[name] for prompt in images if name in prompt]) for name in names}
+
+
+def join_rows(vlm: VLM, ids: Sequence[torch.Tensor], images: Sequence[Batch]) -> Batch:
+    """A batch for the model's forward: input ids and attention mask [B, T], and the pictures."""
+    lengths = torch.tensor([len(row) for row in ids])
+    padded = pad_right(ids, vlm.tokenizer.pad_token_id)
+    mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
+    return {"input_ids": padded, "attention_mask": mask, **join_images(images)}

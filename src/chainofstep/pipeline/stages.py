@@ -1,0 +1,246 @@
+"""The stages of the mini run, in order: problems, base, SFT, labels, PRM, rounds of DPO, search, report."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from chainofstep.chain import REASONING_TOKENS, render
+from chainofstep.models.engine import Engine
+from chainofstep.models.vlm import add_step_tokens, load_vlm
+from chainofstep.pipeline.measure import write_results
+from chainofstep.pipeline.rows import pool_row, write_chunks
+from chainofstep.pipeline.run import SHIPPED, Run
+from chainofstep.problems.tasks.build import HELD_OUT, write_problems
+from chainofstep.problems.tasks.checker import check_steps
+from chainofstep.records import Example, Pair, StepScorer, StepScores, to_row
+from chainofstep.report.page import write_report
+from chainofstep.scoring.monte_carlo import MonteCarloScorer, derive_seed
+from chainofstep.scoring.oracle import OracleScorer
+from chainofstep.scoring.pairs import OutcomeScorer, PairRule, choose_pairs
+from chainofstep.search import METHODS, sample_pools
+from chainofstep.settings import resolved
+from chainofstep.store import read_records
+from chainofstep.training.dpo import train_dpo
+from chainofstep.training.pretrain import make_base
+from chainofstep.training.prm import PrmRow, train_prm
+from chainofstep.training.sft import SftRow, train_sft
+
+TRAIN_BLOCK = 1_000_000  # train problems of seed s start at s times this; pretraining starts at ten blocks
+
+
+def run_recipe(run: Run) -> Path:
+    """All stages; the path of the report."""
+    make_problems(run)
+    prepare_base(run)
+    fine_tune(run)
+    label_steps(run)
+    train_reward_model(run)
+    for number in range(1, run.recipe.rounds.rounds + 1):
+        dpo_round(run, "dpo", number)
+    for number in range(1, run.recipe.rounds.outcome_rounds + 1):
+        dpo_round(run, "outcome", number)
+    search(run)
+    write_results(run)
+    return write_report(run.folder.path)
+
+
+def make_problems(run: Run) -> None:
+    """Train problems for each stage, unseen test problems, and held-out kinds; pictures as PNG."""
+    sizes, start = run.recipe.problems, run.recipe.seed * TRAIN_BLOCK
+    rounds = max(run.recipe.rounds.rounds, run.recipe.rounds.outcome_rounds)
+    counts = {"sft": sizes.sft, "labels": sizes.labels} | {f"dpo-{n}": sizes.dpo for n in range(1, rounds + 1)}
+
+    def work() -> Sequence[Path]:
+        folder, first = run.path("problems"), start
+        for name, count in counts.items():
+            _write_set(run, name, write_problems("train", range(first, first + count), folder / "train"))
+            first += count
+        _write_set(run, "test", write_problems("test", range(sizes.test), folder / "test"))
+        _write_set(run, "held-out", write_problems("test", range(sizes.held_out), folder / "held-out", HELD_OUT))
+        return sorted(folder.glob("*.jsonl"))
+
+    run.stage("problems", work, sizes=asdict(sizes), seed=run.recipe.seed)
+
+
+def _write_set(run: Run, name: str, examples: Sequence[Example]) -> None:
+    """A set's rows, its pictures by their path in the run folder, so that the folder can be moved."""
+    log = run.folder.log(f"problems/{name}")
+    log.path.unlink(missing_ok=True)  # a killed attempt left a part
+    for example in examples:
+        inside = tuple(str(Path(image).relative_to(run.folder.path)) for image in example.images)
+        log.append(to_row(replace(example, images=inside)))
+
+
+def prepare_base(run: Run) -> None:
+    """The policy's base and the PRM's backbone: shipped, or pretrained here; and the base's answers without steps."""
+    if run.recipe.base == "scratch":
+
+        def work() -> Sequence[Path]:
+            return [make_base(run.recipe.pretraining, run.recipe.seed, base_folder(run))]
+
+        run.stage("pretraining", work, config=resolved(run.recipe.pretraining))
+
+    def answer() -> Sequence[Path]:
+        engine = Engine(load_vlm(base_folder(run) / "policy"))
+        config = replace(run.sampling("base"), n=1, temperature=0.0, top_p=1.0, max_tokens=24)
+        log = run.folder.log("base/rollouts")
+        write_chunks(
+            log, "base", run.examples("test"), lambda chunk: map(pool_row, sample_pools(chunk, engine, config))
+        )
+        return [log.path]
+
+    run.stage("base", answer, base=run.recipe.base)
+
+
+def base_folder(run: Run) -> Path:
+    return run.path("models", "mini_base") if run.recipe.base == "scratch" else Path(str(SHIPPED))
+
+
+def fine_tune(run: Run) -> None:
+    """SFT on gold chains (paper A2), from the base with the reasoning tokens added."""
+
+    def work() -> Sequence[Path]:
+        vlm = load_vlm(base_folder(run) / "policy")
+        add_step_tokens(vlm, REASONING_TOKENS)
+        examples = run.examples("sft")
+        rows = [SftRow(example, render(example.chain)) for example in examples if example.chain is not None]
+        config = replace(run.recipe.sft, seed=derive_seed(run.recipe.seed, "sft") % 2**31)
+        train_sft(vlm, rows, config, run.path("models", "sft"))
+        return [run.path("models", "sft")]
+
+    run.stage("sft", work, config=resolved(run.recipe.sft))
+    greedy_answers(run, "sft")
+
+
+def greedy_answers(run: Run, model: str) -> None:
+    """A model's greedy chains on the unseen questions and on the held-out kinds."""
+    config = replace(run.sampling("greedy"), n=1, temperature=0.0, top_p=1.0)
+    run.sample(f"greedy/{model}", model, run.examples("test"), config)
+    if model in ("sft", f"dpo-{run.recipe.rounds.rounds}"):
+        run.sample(f"held-out/{model}", model, run.examples("held-out"), config)
+
+
+def label_steps(run: Run) -> None:
+    """Chains of the SFT model on the PRM's questions, and on some test questions, with Monte-Carlo labels (A3)."""
+    sizes = run.recipe.labels
+    seen, unseen = run.examples("labels"), run.examples("test")[: sizes.unseen_chains]
+    run.sample("labels/seen", "sft", seen, replace(run.sampling("labels"), n=sizes.chains))
+    run.sample("labels/unseen", "sft", unseen, replace(run.sampling("labels/unseen"), n=1))
+    run.score("labels/seen", "labels/seen", seen, lambda: monte_carlo(run))
+    run.score("labels/unseen", "labels/unseen", unseen, lambda: monte_carlo(run))
+
+
+def monte_carlo(run: Run) -> MonteCarloScorer:
+    sampling, labels = run.sampling("monte-carlo"), run.recipe.labels
+    return MonteCarloScorer(
+        Engine(run.model("sft")),
+        labels.rollouts,
+        sampling.temperature,
+        sampling.top_p,
+        sampling.max_tokens,
+        None if labels.soft else labels.hard_threshold,
+        sampling.seed,
+    )
+
+
+def train_reward_model(run: Run) -> None:
+    """The PRM, from its backbone, on the labelled chains (A4). Unparseable chains go to the rejects."""
+
+    def work() -> Sequence[Path]:
+        rows = []
+        examples = run.examples("labels")
+        run.folder.rejects("prm").path.unlink(missing_ok=True)
+        pools, scores = run.pools("labels/seen", examples), run.scores("labels/seen", examples)
+        for example, pool, labels in zip(examples, pools, scores, strict=True):
+            for rollout, label in zip(pool, labels, strict=True):
+                if rollout.chain is None or not isinstance(label, StepScores):
+                    run.folder.reject("prm", example.id, "no labelled chain", {"text": rollout.text})
+                else:
+                    rows.append(PrmRow(example, rollout.chain, label.steps, label.answer))
+        vlm = load_vlm(base_folder(run) / "prm")
+        config = replace(run.recipe.prm, seed=derive_seed(run.recipe.seed, "prm") % 2**31)
+        train_prm(vlm, rows, config, run.path("models", "prm"))
+        return [run.path("models", "prm")]
+
+    run.stage("prm", work, config=resolved(run.recipe.prm))
+
+
+def dpo_round(run: Run, reward: str, number: int) -> None:
+    """A round: sample with the last policy, score, pair, train against the SFT model (A6). `reward`: dpo or outcome.
+
+    The first round of both rewards scores the same rollouts, for both start from the SFT model.
+    """
+    name, last = f"{reward}-{number}", "sft" if number == 1 else f"{reward}-{number - 1}"
+    examples = run.examples(f"dpo-{number}")
+    sampled = f"dpo-{number}" if number == 1 else name
+    run.sample(sampled, last, examples, run.sampling(f"dpo-{number}"))
+    run.score(name, sampled, examples, run.prm if reward == "dpo" else OutcomeScorer)
+    rule = run.recipe.pairs if reward == "dpo" else run.recipe.outcome_pairs
+    run.stage(f"{name}/pairs", lambda: _write_pairs(run, name, sampled, examples, rule), rule=resolved(rule))
+
+    def work() -> Sequence[Path]:
+        by_id = {example.id: example for example in examples}
+        pairs = [(by_id[pair.example_id], pair) for pair in read_records(run.path(name, "pairs.jsonl"), Pair)]
+        start = last if run.recipe.rounds.weights == "continue" else "sft"
+        config = replace(run.recipe.dpo, seed=derive_seed(run.recipe.seed, name) % 2**31)
+        train_dpo(run.model(start), run.model("sft"), pairs, config, run.path("models", name))
+        return [run.path("models", name)]
+
+    run.stage(f"{name}/train", work, config=resolved(run.recipe.dpo), weights=run.recipe.rounds.weights)
+    greedy_answers(run, name)
+
+
+def _write_pairs(run: Run, name: str, sampled: str, examples: Sequence[Example], rule: PairRule) -> list[Path]:
+    log, rejects = run.folder.log(f"{name}/pairs"), run.folder.rejects(name)
+    for part in (log, rejects):
+        part.path.unlink(missing_ok=True)  # a killed attempt left a part
+    pools, scores = run.pools(sampled, examples), run.scores(name, examples)
+    for example, pool, scored in zip(examples, pools, scores, strict=True):
+        pairs, refused = choose_pairs(example, pool, scored, rule)
+        for pair in pairs:
+            log.append(to_row(pair))
+        for example_id, reason in refused:
+            run.folder.reject(name, example_id, reason, {})
+    if not log.path.exists():
+        raise ValueError(f"{name}: no question gave a pair; lower the threshold (--set pairs.threshold=...)")
+    return [log.path]
+
+
+def search(run: Run) -> None:
+    """Pools of the SFT model on the unseen questions, the PRM's and the checker's scores of them, and beam search."""
+    examples = run.examples("test")
+    run.sample("search/pool", "sft", examples, run.sampling("search"))
+    run.score("search/prm", "search/pool", examples, run.prm)
+    run.score("search/checker", "search/pool", examples, checker)
+    run.sample("search/seen", "sft", run.examples("labels"), replace(run.sampling("seen"), n=2))
+    run.score("search/seen-prm", "search/seen", run.examples("labels"), run.prm)
+    run.score("search/seen-checker", "search/seen", run.examples("labels"), checker)
+    run.score("search/labels-seen", "labels/seen", run.examples("labels"), run.prm)
+    unseen = examples[: run.recipe.labels.unseen_chains]
+    run.score("search/labels-unseen", "labels/unseen", unseen, run.prm)
+    beams = [(n, 1) for n in run.recipe.beams]
+    if run.recipe.wide_beam > 1:
+        beams.append((max(run.recipe.beams), run.recipe.wide_beam))
+    for n, width in beams:
+        beam_search(run, n, width)
+
+
+def checker() -> StepScorer:
+    return OracleScorer(check_steps)
+
+
+def beam_search(run: Run, n: int, width: int) -> None:
+    """Step-level beam search on the unseen questions, one row a question with what it cost."""
+    name = f"search/beam-{n}-{width}"
+
+    def work() -> Sequence[Path]:
+        engine, prm, log = Engine(run.model("sft")), run.prm(), run.folder.log(f"{name}/results")
+        config = replace(run.sampling("beam"), n=n, width=width)
+
+        def results(chunk: Sequence[Example]) -> list[dict[str, object]]:
+            return [asdict(result) for result in METHODS["step_beam"](chunk, engine, prm, config)]
+
+        write_chunks(log, name, run.examples("test"), results)
+        return [log.path]
+
+    run.stage(name, work, n=n, width=width)

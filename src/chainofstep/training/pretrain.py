@@ -1,0 +1,286 @@
+"""Pretraining of the small VLMs: first to look, then (a PRM's backbone) to check.
+
+Real users start from a pretrained model; the mini recipe starts from what this file makes. Both stages draw
+problems of the train split without end, so nothing is seen twice and nothing of the tests is seen at all.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from chainofstep.chain import BAD, GOOD, REFLECTION_START, STEP_TAG, THOUGHT_START, render
+from chainofstep.models.tiny import POLICY, Shape, build_tiny, grow
+from chainofstep.models.vlm import VLM, add_step_tokens, load_vlm, save_vlm
+from chainofstep.problems.tasks.build import Problem
+from chainofstep.problems.tasks.lessons import CheckedChain, checking_lesson, lesson_problems, looking_turns
+from chainofstep.progress import progress
+from chainofstep.store import Log, file_hash, write_json
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How long and how fast. `turns` are the turns of a looking lesson."""
+
+    updates: int = 4000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    weight_decay: float = 0.02
+    turns: int = 6
+    seed: int = 0
+    first_problem: int = 10_000_000  # far from the seeds that a run draws
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """How the shipped weights are made: a policy's base that looks, and a PRM's backbone that branches off and checks."""
+
+    shape: Shape = POLICY
+    looking: PretrainConfig = PretrainConfig(updates=5000, learning_rate=1.5e-3)
+    branch_at: int = 2500  # the looking update after which the PRM's backbone goes its own way
+    extra_layers: int = 2  # the backbone's layers above those of the policy
+    checking: PretrainConfig = PretrainConfig(updates=5000, learning_rate=1e-3, first_problem=20_000_000)
+
+
+@dataclass
+class Lesson:
+    """One encoded row: ids [T], language labels [T], tag labels [T] and claim labels [T] (-1 where there is none)."""
+
+    ids: list[int]
+    labels: list[int]
+    tags: list[float]
+    claims: list[float]
+    picture: torch.Tensor
+
+
+class Encoder:
+    """Encodes lessons; pictures skip the processor's per-picture overhead but get the very same pixels."""
+
+    def __init__(self, vlm: VLM):
+        self.vlm, self.tokenizer = vlm, vlm.tokenizer
+        self.picture = [vlm.model.config.image_token_id] * vlm.model.config.image_seq_length
+        self.user, self.assistant = self.id("<|user|>"), self.id("<|assistant|>")
+        self.end = self.tokenizer.eos_token_id
+
+    def id(self, token: str) -> int:
+        return int(self.tokenizer.convert_tokens_to_ids(token))
+
+    def pixels(self, problem: Problem) -> torch.Tensor:
+        array = torch.from_numpy(np.array(problem.picture)).permute(2, 0, 1).float()
+        return array / 127.5 - 1.0
+
+    def looking(self, problem: Problem, turns: Sequence[tuple[str, str]]) -> Lesson:
+        ids, labels = [], []
+        for place, (question, answer) in enumerate(turns):
+            asked = [self.user, *(self.picture if place == 0 else []), *self._text(question), self.end, self.assistant]
+            said = [*self._text(answer), self.end]
+            ids += asked + said
+            labels += [IGNORED] * len(asked) + said
+        blank = [-1.0] * len(ids)
+        return Lesson(ids, labels, blank, blank, self.pixels(problem))
+
+    def checking(self, problem: Problem, checked: CheckedChain) -> Lesson:
+        question = [self.user, *self.picture, *self._text(problem.example().question), self.end, self.assistant]
+        text = render(checked.chain, STEP_TAG)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, ends = list(encoded.input_ids), [end for _, end in encoded.offset_mapping]
+        tags = _at_tags(ids, self.id(STEP_TAG), [*checked.steps, checked.answer])
+        claims = _at_ends(ends, _claim_places(text, checked))
+        right = checked.answer and all(checked.steps)
+        labels = ids if right else [IGNORED] * len(ids)
+        start, blank = len(question), [-1.0] * len(question)
+        return Lesson(
+            question + ids, [IGNORED] * start + labels, blank + tags, blank + claims, self.pixels(problem)
+        )
+
+    def _text(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def _at_tags(ids: Sequence[int], tag: int, labels: Sequence[bool]) -> list[float]:
+    queue = iter(labels)
+    return [float(next(queue)) if token == tag else -1.0 for token in ids]
+
+
+def _claim_places(text: str, checked: CheckedChain) -> dict[int, bool]:
+    """Character at which each claim ends in the rendered text, and whether it holds."""
+    places, position = {}, 0
+    for claims in checked.claims:
+        thought = text.index(THOUGHT_START, position) + len(THOUGHT_START)
+        position = text.index(REFLECTION_START, thought) + len(REFLECTION_START)
+        for part, end, holds in claims:
+            places[(thought if part == "thought" else position) + end] = holds
+    return places
+
+
+def _at_ends(ends: Sequence[int], places: dict[int, bool]) -> list[float]:
+    return [float(places[end]) if end in places else -1.0 for end in ends]
+
+
+def collate(lessons: Sequence[Lesson], pad: int) -> dict[str, torch.Tensor]:
+    """Right-padded tensors [B, T] and pictures [B, 3, H, W]."""
+    width = max(len(lesson.ids) for lesson in lessons)
+
+    def padded(rows: list, fill: float, kind: torch.dtype) -> torch.Tensor:
+        return torch.tensor([row + [fill] * (width - len(row)) for row in rows], dtype=kind)
+
+    return {
+        "input_ids": padded([lesson.ids for lesson in lessons], pad, torch.long),
+        "labels": padded([lesson.labels for lesson in lessons], IGNORED, torch.long),
+        "tags": padded([lesson.tags for lesson in lessons], -1.0, torch.float),
+        "claims": padded([lesson.claims for lesson in lessons], -1.0, torch.float),
+        "pixel_values": torch.stack([lesson.picture for lesson in lessons]),
+    }
+
+
+def batches(make: Callable[[Problem], Lesson], config: PretrainConfig, pad: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Endless batches; eight batches' worth of lessons are sorted by length before they are cut, to pad little."""
+    generator = np.random.default_rng(config.seed)
+    source = lesson_problems(config.first_problem + config.seed * 10_000_000)
+    while True:
+        lessons = sorted((make(next(source)) for _ in range(8 * config.batch_size)), key=lambda row: len(row.ids))
+        for index in generator.permutation(8):
+            yield collate(lessons[index * config.batch_size : (index + 1) * config.batch_size], pad)
+
+
+def language_loss(hidden: torch.Tensor, head: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Next-token cross-entropy over the labelled tokens alone (0 if there are none).
+
+    Logits are made where a label stands and nowhere else: on a small model the head is a third of the work.
+    """
+    wanted = labels[:, 1:]
+    where = wanted != IGNORED
+    logits = hidden[:, :-1][where] @ head.T
+    return functional.cross_entropy(logits, wanted[where], reduction="sum") / where.sum().clamp(min=1)
+
+
+def verdict_loss(hidden: torch.Tensor, head: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Cross-entropy of (good, bad) at every labelled position, and the accuracy there."""
+    where = labels >= 0
+    wanted = (1 - labels[where]).long()
+    logits = hidden[where] @ head.T
+    return functional.cross_entropy(logits, wanted), float((logits.argmax(-1) == wanted).float().mean())
+
+
+Losses = Callable[[VLM, dict[str, torch.Tensor]], tuple[torch.Tensor, dict[str, float]]]
+
+
+def looking_losses(vlm: VLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+    mask = (batch["input_ids"] != vlm.tokenizer.pad_token_id).long()
+    output = vlm.model.model(batch["input_ids"], pixel_values=batch["pixel_values"], attention_mask=mask)
+    loss = language_loss(output.last_hidden_state, vlm.model.get_output_embeddings().weight, batch["labels"])
+    return loss, {"language": float(loss.detach())}
+
+
+def checking_losses(vlm: VLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+    """Step tags from the last layer, single claims from two layers below, and the language loss of right chains.
+
+    A tag has to gather what is wrong anywhere in its step; that the claims are judged two layers earlier gives it
+    something to gather. Measured without: one score per step position, whatever the step said.
+    """
+    mask = (batch["input_ids"] != vlm.tokenizer.pad_token_id).long()
+    output = vlm.model.model(
+        batch["input_ids"], pixel_values=batch["pixel_values"], attention_mask=mask, output_hidden_states=True
+    )
+    head = vlm.model.get_output_embeddings().weight
+    verdicts = head[[vlm.token_id(GOOD), vlm.token_id(BAD)]]
+    below = vlm.model.model.language_model.norm(output.hidden_states[-3])
+    claims, claim_accuracy = verdict_loss(below, verdicts, batch["claims"])
+    steps, step_accuracy = verdict_loss(output.last_hidden_state, verdicts, batch["tags"])
+    language = language_loss(output.last_hidden_state, head, batch["labels"])
+    measured = {"claim_accuracy": claim_accuracy, "step_accuracy": step_accuracy}
+    values = {"claims": float(claims.detach()), "steps": float(steps.detach()), "language": float(language.detach())}
+    return claims + steps + 0.5 * language, values | measured
+
+
+def pretrain(
+    vlm: VLM, stage: str, config: PretrainConfig, log: Callable[[int, dict[str, float]], None], every: int = 100
+) -> VLM:
+    """Train in place on endless lessons: stage "looking" or "checking". `log` gets the mean of each `every` updates."""
+    encoder, generator = Encoder(vlm), np.random.default_rng(config.seed + 1)
+    if stage == "looking":
+        losses, make = looking_losses, lambda p: encoder.looking(p, looking_turns(p, generator, config.turns))
+    elif stage == "checking":
+        losses, make = checking_losses, lambda p: encoder.checking(p, checking_lesson(p, generator))
+    else:
+        raise ValueError(f"stage must be 'looking' or 'checking', not {stage!r}")
+    vlm.model.train()
+    optimizer, schedule = _optimizer(vlm, config)
+    seen: list[dict[str, float]] = []
+    for update, batch in zip(
+        range(1, config.updates + 1), batches(make, config, vlm.tokenizer.pad_token_id), strict=False
+    ):
+        loss, values = losses(vlm, batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vlm.model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        seen.append(values)
+        if update % every == 0 or update == config.updates:
+            log(update, {name: sum(row[name] for row in seen) / len(seen) for name in values})
+            seen.clear()
+    vlm.model.eval()
+    return vlm
+
+
+def _optimizer(vlm: VLM, config: PretrainConfig):
+    optimizer = torch.optim.AdamW(
+        vlm.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+
+    def rate(update: int) -> float:
+        if update < config.warmup:
+            return (update + 1) / config.warmup
+        done = (update - config.warmup) / max(1, config.updates - config.warmup)
+        return 0.05 + 0.95 * 0.5 * (1 + float(np.cos(np.pi * min(1.0, done))))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+
+
+def make_base(config: BaseConfig, seed: int, out: Path) -> Path:
+    """Make the policy's base (`out/policy`) and the PRM's backbone (`out/prm`), with a log and hashes beside them."""
+    log = Log(out / "log.jsonl")
+    log.path.unlink(missing_ok=True)
+    policy = build_tiny(config.shape, seed)
+    branch: list[VLM] = []
+
+    def looked(update: int, values: dict[str, float]) -> None:
+        log.append({"stage": "looking", "update": update, **values})
+        if update == config.branch_at:
+            branch.append(grow(policy, config.extra_layers))
+
+    with progress("looking", config.looking.updates) as tick:
+        pretrain(policy, "looking", replace(config.looking, seed=seed), both(looked, tick))
+    save_vlm(policy, out / "policy")
+    if not branch:
+        raise ValueError(f"branch_at={config.branch_at} is no logged update of {config.looking.updates}; use hundreds")
+    prm = VLM(branch[0].model, load_vlm(out / "policy").processor)
+    add_step_tokens(prm)
+
+    def checked_so_far(update: int, values: dict[str, float]) -> None:
+        log.append({"stage": "checking", "update": update, **values})
+
+    with progress("checking", config.checking.updates) as tick:
+        pretrain(prm, "checking", replace(config.checking, seed=seed), both(checked_so_far, tick))
+    save_vlm(prm, out / "prm")
+    hashes = {name: file_hash(out / name / "model.safetensors") for name in ("policy", "prm")}
+    write_json(out / "made.json", {"seed": seed, "config": asdict(config), "sha256": hashes})
+    return out
+
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+def both(report: Report, tick: Callable[[int], None]) -> Report:
+    def call(update: int, values: dict[str, float]) -> None:
+        report(update, values)
+        tick(update)
+
+    return call
