@@ -115,9 +115,7 @@ def by_hand(vlm, example, chain):
     row = encode_chain_for_prm(vlm, example, chain)
     with torch.no_grad():
         logits = vlm.model(row.ids[None], **row.prompt.images).logits[0]
-    return [
-        float(logits[tag, [vlm.token_id(GOOD), vlm.token_id(BAD)]].double().softmax(-1)[0]) for tag in row.tags
-    ]
+    return [float(logits[tag, [vlm.token_id(GOOD), vlm.token_id(BAD)]].double().softmax(-1)[0]) for tag in row.tags]
 
 
 def flat(scores):

@@ -222,7 +222,7 @@ def test_numbers_on_the_page_are_those_of_the_data(whole):
     )
     assert "Step beam, width 4 16 76.8% 1,024 32.0 96.0 921 / 1,200" in text["search"]
     assert "Best here at 0.2, with 75.4%" in text["step-weight"]
-    assert "Outcome reward 3 4.02 76.4" in text["chain-length"]
+    assert "Outcome 3 4.02 76.4 67.2% 64.5 to 69.8" in text["chain-length"]
     assert "Steps unseen exact checker 88.5%" in text["process-reward-model"]
     assert "wrong arithmetic unseen 89.4% 93 / 104" in text["process-reward-model"]
     assert "sft 1 min 36 s" in text["cost"]
@@ -456,10 +456,16 @@ def test_an_svg_takes_its_colours_from_the_page():
     svg = to_svg(PLOT, "one")
     assert "a &lt; b &amp; $c$" in svg
     assert "var(--series-1)" in svg
-    assert ">22.5%<" in svg and ">25%<" in svg  # ticks between whole per cents keep their decimal
     assert not [color for color in re.findall(r"#[0-9a-f]{6}", svg) if color in LIGHT.values()]
     assert "<metadata" not in svg and "xmlns" not in svg and "<style" not in svg
     assert LIGHT.keys() == DARK.keys()
+
+
+def test_ticks_between_whole_per_cents_keep_their_decimal():
+    svg = to_svg(Plot((Series("a", "series-1", [0, 1], [0.64, 0.79]),), "x", "y"), "one")
+    labels = re.findall(r">([\d.]+)%<", svg)
+    steps = [float(after) - float(before) for before, after in pairwise(labels)]
+    assert "67.5" in labels and steps == pytest.approx([2.5] * len(steps))
 
 
 def test_a_png_starts_like_one():

@@ -32,9 +32,7 @@ def matrices(vlm):
     return vlm.model.get_input_embeddings().weight, vlm.model.get_output_embeddings().weight
 
 
-@pytest.mark.parametrize(
-    ("tied", "padded"), [(False, 0), (True, 0), (False, 64), (True, 64), (False, 5)], ids=str
-)
+@pytest.mark.parametrize(("tied", "padded"), [(False, 0), (True, 0), (False, 64), (True, 64), (False, 5)], ids=str)
 def test_new_rows_are_the_mean_of_their_descriptions(tied, padded):
     vlm = small(tied, padded)
     before = [weight.detach().clone() for weight in matrices(vlm)]

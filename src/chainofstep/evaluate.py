@@ -85,9 +85,7 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
 
 
-def paired_bootstrap(
-    a: Sequence[bool], b: Sequence[bool], seed: int, draws: int = 2000
-) -> tuple[float, float, float]:
+def paired_bootstrap(a: Sequence[bool], b: Sequence[bool], seed: int, draws: int = 2000) -> tuple[float, float, float]:
     """How much more often `a` is right than `b` on the same questions: (difference, low, high), a 95% interval.
 
     Questions are drawn with replacement, each with both its outcomes.
@@ -169,9 +167,7 @@ def step_agreement(
     return StepAgreement(_agreement(steps, threshold), _agreement(answers, threshold), compared, failures, unlabelled)
 
 
-def _items(
-    guesses: Sequence[float | None] | None, labels: Sequence[float], truth_threshold: float
-) -> list[_Item]:
+def _items(guesses: Sequence[float | None] | None, labels: Sequence[float], truth_threshold: float) -> list[_Item]:
     guesses = guesses if guesses is not None else [None] * len(labels)
     return [(guess, label > truth_threshold) for guess, label in zip(guesses, labels, strict=True)]
 

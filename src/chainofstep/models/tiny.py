@@ -121,8 +121,24 @@ def build_tiny(shape: Shape, seed: int, processor: LlavaProcessor | None = None)
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    torch.manual_seed(seed)
-    return VLM(LlavaForConditionalGeneration(config).eval(), processor)
+    model = LlavaForConditionalGeneration(config)
+    initialize(model, seed)
+    return VLM(model.eval(), processor)
+
+
+def initialize(model: LlavaForConditionalGeneration, seed: int) -> None:
+    """Weights whose outputs are as large as their inputs: normal, with variance 1 / fan-in.
+
+    The stock initialisation, 0.02 whatever the width, is made for wide models. On these, 2,000 updates of captions
+    did not get a model to look at the picture; with this one it looks after 250 (docs/performance.md).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "embed_tokens" in name or "position_embedding" in name:
+                weight.normal_(0, 0.3, generator=generator)
+            elif weight.dim() >= 2:
+                weight.normal_(0, weight[0].numel() ** -0.5, generator=generator)
 
 
 def grow(vlm: VLM, layers: int) -> VLM:

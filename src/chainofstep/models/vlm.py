@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging
 
 from chainofstep.chain import ALL_TOKENS
+
+logging.disable_progress_bar()  # a bar for every load and save hides those of the stages
 
 
 @dataclass
@@ -41,7 +45,7 @@ def load_vlm(folder: str | Path) -> VLM:
     try:
         model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True)
         processor = AutoProcessor.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{folder} cannot be loaded as a model: {reason}; train it again or name another") from error
     return VLM(model.eval(), processor)

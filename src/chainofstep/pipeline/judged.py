@@ -118,7 +118,9 @@ def label_quality(run: Run) -> dict[str, Any]:
     examples = run.examples("labels")
     labels = flat(run.scores("labels/seen", examples))
     chains = [rollout.chain for pool in run.pools("labels/seen", examples) for rollout in pool]
-    repeated = [example for example, pool in zip(examples, run.pools("labels/seen", examples), strict=True) for _ in pool]
+    repeated = [
+        example for example, pool in zip(examples, run.pools("labels/seen", examples), strict=True) for _ in pool
+    ]
     right = total = steps = 0
     for example, chain, label in zip(repeated, chains, labels, strict=True):
         if chain is None or not isinstance(label, StepScores):

@@ -125,7 +125,14 @@ class Measurements:
             "scored_chains": sum(cost.scored_chains for cost in costs),
             "scored_steps": sum(cost.scored_steps for cost in costs),
         }
-        return {"policy": "sft", "method": method, "n": n, "width": width, "right": right, **share(right, len(costs))} | spent
+        return {
+            "policy": "sft",
+            "method": method,
+            "n": n,
+            "width": width,
+            "right": right,
+            **share(right, len(costs)),
+        } | spent
 
     def step_weights(self) -> Iterator[dict[str, Any]]:
         n = max(self.run.recipe.pool_sizes)
@@ -136,7 +143,10 @@ class Measurements:
             yield {"weight": weight, **share(tally(outcomes).right, len(results))}
 
     def rounds(self) -> Iterator[dict[str, Any]]:
-        counts = (("prm", "dpo", self.run.recipe.rounds.rounds), ("outcome", "outcome", self.run.recipe.rounds.outcome_rounds))
+        counts = (
+            ("prm", "dpo", self.run.recipe.rounds.rounds),
+            ("outcome", "outcome", self.run.recipe.rounds.outcome_rounds),
+        )
         for reward, prefix, rounds in counts:
             for number in range(rounds + 1):
                 name = "sft" if number == 0 else f"{prefix}-{number}"

@@ -13,7 +13,7 @@ from chainofstep.pipeline.run import SHIPPED, Run
 from chainofstep.problems.tasks.build import HELD_OUT, write_problems
 from chainofstep.problems.tasks.checker import check_steps
 from chainofstep.records import Example, Pair, StepScorer, StepScores, to_row
-from chainofstep.report.page import write_report
+from chainofstep.report import write_report
 from chainofstep.scoring.monte_carlo import MonteCarloScorer, derive_seed
 from chainofstep.scoring.oracle import OracleScorer
 from chainofstep.scoring.pairs import OutcomeScorer, PairRule, choose_pairs

@@ -171,7 +171,7 @@ def rounds_plot(results: Results) -> Plot | None:
         rows = sorted((row for row in results.rounds if row.reward == reward), key=lambda row: row.round)
         if rows:
             x, y = [float(row.round) for row in rows], [row.mean_steps for row in rows]
-            series.append(Series(REWARDS[reward], color, x, y, dashed=reward == "outcome"))
+            series.append(Series(f"{REWARDS[reward]} reward", color, x, y, dashed=reward == "outcome"))
     last = max((row.round for row in results.rounds), default=0)
     ticks = tuple((float(number), str(number) if number else "SFT") for number in range(last + 1))
     return Plot(tuple(series), "Round of DPO", "Mean steps per chain", ticks, shares=False) if series else None

@@ -133,7 +133,7 @@ def split_table(rows: Sequence[Accuracy]) -> Html | None:
     return table(("Stage", *splits), cells) if len(splits) > 1 else None
 
 
-def _with_interval(row: Accuracy | MethodResult | None) -> Child:
+def _with_interval(row: Accuracy | MethodResult | Round | None) -> Child:
     if row is None:
         return "–"
     return [percent(row.accuracy), element("small", interval(row.low, row.high))]
@@ -194,12 +194,11 @@ def rounds_table(rows: Sequence[Round]) -> Html | None:
             str(row.round) if row.round else "SFT",
             decimal(row.mean_steps),
             decimal(row.mean_tokens, 1),
-            percent(row.accuracy),
-            interval(row.low, row.high),
+            _with_interval(row),
         )
         for row in rows
     ]
-    return table(("Reward", "Round", "Mean steps", "Mean tokens", "Accuracy", "95% interval"), cells)
+    return table(("Reward", "Round", "Mean steps", "Mean tokens", "Accuracy"), cells)
 
 
 # The PRM

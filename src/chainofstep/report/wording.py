@@ -11,7 +11,7 @@ METHODS = {
     "step_beam": "Step beam",
     "pass_at_n": "Pass@N (ceiling)",
 }
-REWARDS = {"prm": "PRM reward", "outcome": "Outcome reward"}
+REWARDS = {"prm": "PRM", "outcome": "Outcome"}
 #: Prefix of a stage's name, before the number of its round.
 ROUND_STAGES = {"dpo": "DPO", "outcome": "Outcome DPO"}
 VERDICTS = {"holds": "Holds", "does not hold": "Does not hold", "undecided": "Undecided"}

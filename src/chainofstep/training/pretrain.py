@@ -6,6 +6,7 @@ problems of the train split without end, so nothing is seen twice and nothing of
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +33,15 @@ class PretrainConfig:
     learning_rate: float = 1e-3
     warmup: int = 200
     weight_decay: float = 0.02
-    turns: int = 6
+    turns: int = 5
+    captions_first: int = 600  # updates of captions alone, before other turns join
     seed: int = 0
     first_problem: int = 10_000_000  # far from the seeds that a run draws
 
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """How the shipped weights are made: a policy's base that looks, and a PRM's backbone that branches off and checks."""
+    """How the shipped weights are made: a policy's base that looks, a PRM's backbone that branches off and checks."""
 
     shape: Shape = POLICY
     looking: PretrainConfig = PretrainConfig(updates=5000, learning_rate=1.5e-3)
@@ -90,14 +92,13 @@ class Encoder:
         text = render(checked.chain, STEP_TAG)
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, ends = list(encoded.input_ids), [end for _, end in encoded.offset_mapping]
-        tags = _at_tags(ids, self.id(STEP_TAG), [*checked.steps, checked.answer])
+        answer = [] if checked.chain.answer is None else [checked.answer]
+        tags = _at_tags(ids, self.id(STEP_TAG), [*checked.steps, *answer])
         claims = _at_ends(ends, _claim_places(text, checked))
-        right = checked.answer and all(checked.steps)
+        right = all(checked.steps) and all(answer)
         labels = ids if right else [IGNORED] * len(ids)
         start, blank = len(question), [-1.0] * len(question)
-        return Lesson(
-            question + ids, [IGNORED] * start + labels, blank + tags, blank + claims, self.pixels(problem)
-        )
+        return Lesson(question + ids, [IGNORED] * start + labels, blank + tags, blank + claims, self.pixels(problem))
 
     def _text(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
@@ -205,7 +206,7 @@ def pretrain(
     """Train in place on endless lessons: stage "looking" or "checking". `log` gets the mean of each `every` updates."""
     encoder, generator = Encoder(vlm), np.random.default_rng(config.seed + 1)
     if stage == "looking":
-        losses, make = looking_losses, lambda p: encoder.looking(p, looking_turns(p, generator, config.turns))
+        losses, make = looking_losses, _looking_lessons(encoder, generator, config)
     elif stage == "checking":
         losses, make = checking_losses, lambda p: encoder.checking(p, checking_lesson(p, generator))
     else:
@@ -230,7 +231,21 @@ def pretrain(
     return vlm
 
 
-def _optimizer(vlm: VLM, config: PretrainConfig):
+def _looking_lessons(
+    encoder: Encoder, generator: np.random.Generator, config: PretrainConfig
+) -> Callable[[Problem], Lesson]:
+    numbers = count()
+
+    def make(problem: Problem) -> Lesson:
+        early = next(numbers) < config.captions_first * config.batch_size
+        return encoder.looking(problem, looking_turns(problem, generator, 0 if early else config.turns))
+
+    return make
+
+
+def _optimizer(
+    vlm: VLM, config: PretrainConfig
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     optimizer = torch.optim.AdamW(
         vlm.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )

@@ -18,9 +18,7 @@ from chainofstep.problems.tasks import charts, digits, scenes, science
 from chainofstep.problems.tasks.problem import Facts, Kind, Setup, Solution, Split
 from chainofstep.records import Example
 
-KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (*digits.KINDS, *charts.KINDS, *science.KINDS, *scenes.KINDS)
-}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (*digits.KINDS, *charts.KINDS, *science.KINDS, *scenes.KINDS)}
 FAMILIES = ("math", "chart", "science", "scene")
 TRAINED = tuple(name for name, kind in KINDS.items() if not kind.held_out)
 HELD_OUT = tuple(name for name, kind in KINDS.items() if kind.held_out)

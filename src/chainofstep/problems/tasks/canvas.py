@@ -7,9 +7,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 SIZE = 96
 CELL = 16
+Colour = tuple[int, int, int]
 PAPER = (250, 249, 245)
 INK = (40, 40, 48)
-COLOURS: dict[str, tuple[int, int, int]] = {
+Place = tuple[float, float]  # (column, row), in cells
+COLOURS: dict[str, Colour] = {
     "red": (214, 58, 52),
     "blue": (52, 102, 204),
     "green": (48, 150, 84),
@@ -29,27 +31,27 @@ class Canvas:
         self.image = Image.new("RGB", (SIZE, SIZE), PAPER)
         self.pen = ImageDraw.Draw(self.image)
 
-    def line(self, start: tuple[float, float], end: tuple[float, float], width: int = 1, colour=INK) -> None:
+    def line(self, start: Place, end: Place, width: int = 1, colour: Colour = INK) -> None:
         points = [(x * CELL, y * CELL) for x, y in (start, end)]
         self.pen.line(points, fill=colour, width=width)
 
-    def box(self, corner: tuple[float, float], size: tuple[float, float], fill=None, outline=INK) -> None:
+    def box(self, corner: Place, size: Place, fill: Colour | None = None, outline: Colour = INK) -> None:
         x, y = corner[0] * CELL, corner[1] * CELL
         self.pen.rectangle((x, y, x + size[0] * CELL - 1, y + size[1] * CELL - 1), fill=fill, outline=outline)
 
-    def text(self, cell: tuple[float, float], text: str, colour=INK, size: int = 14) -> None:
+    def text(self, cell: Place, text: str, colour: Colour = INK, size: int = 14) -> None:
         """Text centred in a cell."""
         centre = ((cell[0] + 0.5) * CELL, (cell[1] + 0.5) * CELL)
         self.pen.text(centre, text, fill=colour, font=_font(size), anchor="mm")
 
-    def digit(self, cell: tuple[float, float], pixels: np.ndarray, shift: tuple[int, int]) -> None:
+    def digit(self, cell: Place, pixels: np.ndarray, shift: tuple[int, int]) -> None:
         """A handwritten digit (8 x 8, 0 to 16) as dark ink, 16 pixels wide, shifted by a few pixels."""
         shade = np.clip(pixels * 16, 0, 255).astype(np.uint8)
         mask = Image.fromarray(shade).resize((CELL, CELL), Image.Resampling.BILINEAR)
         corner = (int(cell[0] * CELL) + shift[0], int(cell[1] * CELL) + shift[1])
         self.image.paste(INK, corner, mask)
 
-    def shape(self, cell: tuple[float, float], shape: str, colour: str) -> None:
+    def shape(self, cell: Place, shape: str, colour: str) -> None:
         """A coloured shape filling most of a cell."""
         x, y = cell[0] * CELL + CELL / 2, cell[1] * CELL + CELL / 2
         fill = COLOURS[colour]

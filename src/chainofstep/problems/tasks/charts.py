@@ -1,6 +1,7 @@
 """Charts and documents: bar, line and pie charts and tables, drawn, with a question that reads and reckons."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def draw_line(drawing: dict[str, Any], generator: np.random.Generator) -> Image.
     for value in (5, 10):
         canvas.line((0.5, 5.6 - value / 2), (5.9, 5.6 - value / 2), colour=(200, 200, 200))
     points = [(0.5 + day, 5.6 - value / 2) for day, value in enumerate(drawing["values"], start=1)]
-    for start, end in zip(points, points[1:], strict=False):
+    for start, end in pairwise(points):
         canvas.line(start, end, width=2, colour=COLOURS["blue"])
     for x, y in points:
         canvas.box((x - 0.2, y - 0.2), (0.4, 0.4), fill=COLOURS["red"])

@@ -3,7 +3,7 @@
 The handwriting is scikit-learn's `load_digits` (1,797 digits); its last third, other writers, is for tests only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -22,6 +22,7 @@ from chainofstep.problems.tasks.problem import (
     compared,
     read_group,
 )
+from chainofstep.records import AnswerKind
 
 CELLS = [f"row {r} column {c}" for r in (1, 2, 3) for c in (1, 2, 3)]
 LINES: dict[str, tuple[str, ...]] = (
@@ -43,7 +44,7 @@ def _handwriting() -> tuple[np.ndarray, np.ndarray]:
     return data.images, data.target
 
 
-def handwriting(split: Split, digit: int) -> Sequence[int]:
+def handwriting(split: Split, digit: int) -> np.ndarray:
     """The indices of this digit's images in a split: the first 1,200 are for training, the rest for tests."""
     _, target = _handwriting()
     chosen = np.flatnonzero(target == digit)
@@ -72,10 +73,17 @@ def _grid(generator: np.random.Generator, split: Split) -> tuple[Facts, dict[str
     return {cell: str(digit) for cell, digit in zip(CELLS, digits, strict=True)}, {"images": images}
 
 
-def _setup(question: str, solve, seen: Facts, drawing, lines: Sequence[str], **more) -> Setup:
+def _setup(
+    question: str,
+    solve: Callable[[Facts], Solution],
+    seen: Facts,
+    drawing: dict[str, Any],
+    lines: Sequence[str],
+    choices: tuple[str, ...] = (),
+) -> Setup:
     needed = tuple(dict.fromkeys(cell for line in lines for cell in LINES[line]))
-    kind = more.pop("answer_kind", "number")
-    return Setup(question, kind, seen, LINES, lambda _: DIGITS, drawing, solve, needed=needed, **more)
+    kind: AnswerKind = "choice" if choices else "number"
+    return Setup(question, kind, seen, LINES, lambda _: DIGITS, drawing, solve, choices, needed)
 
 
 def read_line(line: str, facts: Facts) -> Move:
@@ -140,8 +148,7 @@ def sum_compare(generator: np.random.Generator, split: Split) -> Setup:
         end = Move("Compare the sums", (compared(first, second),), (f"The larger sum is {choices[winner]}",))
         return Solution((*moves, end), "ABC"[winner])
 
-    more = {"choices": choices, "answer_kind": "choice"}
-    return _setup("Which has the larger sum?", solve, seen, drawing, lines, **more)
+    return _setup("Which has the larger sum?", solve, seen, drawing, lines, choices)
 
 
 def sum_difference(generator: np.random.Generator, split: Split) -> Setup:

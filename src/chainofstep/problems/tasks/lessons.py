@@ -13,7 +13,7 @@ from chainofstep.problems.tasks.build import TRAINED, Problem, chain_of, make_pr
 from chainofstep.problems.tasks.checker import Checker, check_steps
 from chainofstep.problems.tasks.claims import Fact, read_sentence, sentences
 from chainofstep.problems.tasks.planted import PLANTERS
-from chainofstep.problems.tasks.problem import compared
+from chainofstep.problems.tasks.problem import Facts, compared
 
 Turn = tuple[str, str]
 _BARE = ("row ", "column ", "day ", "resistor ", "switch ")
@@ -39,6 +39,15 @@ def reading(problem: Problem, generator: np.random.Generator) -> str:
     subject = str(generator.choice(list(setup.seen)))
     article = "a " if problem.kind.family == "scene" else ""
     return f"{capital(about(subject))} is {article}{setup.seen[subject]}."
+
+
+def caption(problem: Problem) -> str:
+    """All that the picture shows, in the order of its cells, bars or parts."""
+    seen, groups = problem.setup.seen, problem.setup.groups
+    if "row 1" in groups:
+        rows = (f"Row {r} reads {', '.join(seen[cell] for cell in groups[f'row {r}'])}." for r in (1, 2, 3))
+        return " ".join(rows)
+    return " ".join(f"{capital(about(subject))} is {value}." for subject, value in seen.items())
 
 
 def reckoning(generator: np.random.Generator) -> str:
@@ -70,7 +79,16 @@ def _opens(sentence: str) -> bool:
 
 
 def looking_turns(problem: Problem, generator: np.random.Generator, count: int) -> list[Turn]:
-    """Turns about one picture: readings, sentences of the solution, reckoning, and the question answered directly."""
+    """Turns about one picture: a caption (every other lesson), readings, sentences of the solution, reckoning, and
+    the question answered directly. A count of 0 is the caption alone: looking is learnt from captions first."""
+    if count == 0 or generator.random() < 0.5:
+        described = [("Describe the picture.", caption(problem))]
+        return described + (_turns(problem, generator, count - 2) if count > 2 else [])
+    return _turns(problem, generator, count)
+
+
+def _turns(problem: Problem, generator: np.random.Generator, count: int) -> list[Turn]:
+    """The turns that are no caption."""
     moves = problem.solution().moves
     spoken = [f"{line}." for move in moves for line in (*move.thought, *move.reflection) if _opens(line)]
     turns: list[Turn] = []
@@ -129,12 +147,30 @@ def _claim_ends(checker: Checker, part: str, text: str) -> Iterator[tuple[str, i
 
 
 def checking_lesson(problem: Problem, generator: np.random.Generator) -> CheckedChain:
-    """A gold chain (two in five) or one with a planted error of a random kind."""
-    if generator.random() >= 0.4:
+    """A chain to check: half the time the first steps of a much misread one, else a whole one, gold or planted.
+
+    The short ones come from a scene in which every needed fact is misread with chance 0.35, so that right and wrong
+    readings are about as frequent; in whole chains wrong ones are too rare to learn looking from.
+    """
+    draw = generator.random()
+    if draw < 0.5:
+        steps = chain_of(problem.solution(misread(problem, 0.35, generator))).steps
+        return checked(problem, Chain(steps[: int(generator.integers(1, 3))]))
+    if draw < 0.8:
         for name in generator.permutation(list(PLANTERS)):
             if (chain := PLANTERS[str(name)](problem, generator)) is not None:
                 return checked(problem, chain)
     return checked(problem, chain_of(problem.solution()))
+
+
+def misread(problem: Problem, chance: float, generator: np.random.Generator) -> Facts:
+    """The problem's facts, each one that the question needs replaced by another value with this chance."""
+    facts = dict(problem.setup.seen)
+    for subject in problem.setup.needed:
+        if generator.random() < chance:
+            others = [value for value in problem.setup.domain(subject) if value != facts[subject]]
+            facts[subject] = str(generator.choice(others))
+    return facts
 
 
 def lesson_problems(start: int) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ They test the checker (every planted error must fail) and teach a PRM what error
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,8 @@ def _swap(solution: Solution, index: int, part: str, line: int, sentence: str) -
     lines = list(getattr(solution.moves[index], part))
     lines[line] = sentence
     moves = list(solution.moves)
-    moves[index] = replace(moves[index], **{part: tuple(lines)})
+    changes: dict[str, Any] = {part: tuple(lines)}
+    moves[index] = replace(moves[index], **changes)
     return replace(solution, moves=tuple(moves))
 
 

@@ -1,6 +1,6 @@
 """World knowledge and scenes: coloured shapes on a 3 x 3 board, counting, relations, and facts about shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from PIL import Image
 from chainofstep.problems.tasks.canvas import COLOURS, Canvas
 from chainofstep.problems.tasks.digits import CELLS, LINES
 from chainofstep.problems.tasks.problem import Facts, Kind, Move, Setup, Solution, Split, add_up, read_group
+from chainofstep.records import AnswerKind
 
 SHAPES = ("circle", "square", "triangle", "star")
 THINGS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
@@ -35,7 +36,14 @@ def _board(generator: np.random.Generator) -> tuple[Facts, dict[str, Any]]:
     return dict(zip(CELLS, things, strict=True)), {"things": things}
 
 
-def _setup(question: str, kind, seen: Facts, drawing, solve, needed: Sequence[str]) -> Setup:
+def _setup(
+    question: str,
+    kind: AnswerKind,
+    seen: Facts,
+    drawing: dict[str, Any],
+    solve: Callable[[Facts], Solution],
+    needed: Sequence[str],
+) -> Setup:
     return Setup(question, kind, seen, LINES, lambda _: THINGS, drawing, solve, needed=tuple(needed))
 
 
