@@ -22,7 +22,7 @@ Record = TypeVar("Record")
 class Example:
     """A question about pictures, with its gold answer.
 
-    Example("math-0001", "What is the sum of row 2?", ("pictures/math-0001.png",), "12", "number", source="math/line_sum")
+    Example("line_sum-7", "What is the sum of row 2?", ("line_sum-7.png",), "12", "number", source="math/line_sum")
     """
 
     id: str

@@ -3,6 +3,7 @@
 from typing import Any
 
 from chainofstep.answers import is_right
+from chainofstep.models.prm import PRM
 from chainofstep.pipeline.run import Run
 from chainofstep.problems.tasks.checker import check_steps
 from chainofstep.records import Example, StepScores, from_row, to_row
@@ -25,7 +26,7 @@ def write_gallery(run: Run) -> None:
     rows = {row["id"]: row for row in run.folder.log(f"search/beam-{beam}-1/results").rows()}
     beams = [{key: value for key, value in rows[example.id].items() if key != "id"} for example in examples]
     chosen["step_beam"] = [from_row(SearchResult, row) for row in beams]
-    prm = run.prm()
+    prm = PRM(run.model("prm"))
     log = run.folder.log("gallery")
     log.path.unlink(missing_ok=True)
     for method, results in chosen.items():

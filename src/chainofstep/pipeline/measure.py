@@ -10,6 +10,7 @@ from typing import Any
 from chainofstep.evaluate import Outcome, by_group, grade, grade_results, paired_bootstrap, tally, wilson
 from chainofstep.pipeline.gallery import write_gallery
 from chainofstep.pipeline.judged import caught_by_kind, label_quality, prm_quality, score_bins
+from chainofstep.pipeline.recipe import beams
 from chainofstep.pipeline.run import Run
 from chainofstep.records import Example, Rollout, from_row
 from chainofstep.report.schema import check_results
@@ -108,8 +109,7 @@ class Measurements:
             for method in POOL_METHODS:
                 results = pool_results(self.test, self.pools, self.scores, method, n)
                 yield self._method(method, n, 1, [results])
-        wide = [(max(self.run.recipe.beams), self.run.recipe.wide_beam)] if self.run.recipe.wide_beam > 1 else []
-        for n, width in [*((n, 1) for n in self.run.recipe.beams), *wide]:
+        for n, width in beams(self.run.recipe):
             rows = {row["id"]: row for row in self.run.folder.log(f"search/beam-{n}-{width}/results").rows()}
             results = [from_row(SearchResult, without_id(rows[example.id])) for example in self.test]
             yield self._method("step_beam", n, width, [results])
@@ -189,12 +189,17 @@ def wall_seconds(run: Run) -> dict[str, float]:
 
 
 def sampled_tokens(run: Run) -> dict[str, int]:
-    """Tokens sampled by each stage that keeps rollouts; Monte-Carlo continuations are counted under "labels"."""
+    """Tokens sampled by each stage: whole chains, Monte-Carlo continuations, levels of beam search."""
     counts: dict[str, int] = {}
     for name in stage_names(run):
         if name.endswith("/sample") or name == "base":
             rows = run.folder.log(f"{name.removesuffix('/sample')}/rollouts").rows()
             counts[name] = sum(len(rollout["token_ids"]) for row in rows for rollout in row["rollouts"])
+        elif name.startswith("labels/"):
+            rows = run.folder.log(f"{name.removesuffix('/score')}/scores").rows()
+            counts[name] = sum(row["spent"]["tokens"] for row in rows if "spent" in row)
+        elif name.startswith("search/beam"):
+            counts[name] = sum(row["cost"]["sampled_tokens"] for row in run.folder.log(f"{name}/results").rows())
     return counts
 
 

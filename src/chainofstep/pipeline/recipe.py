@@ -63,3 +63,9 @@ class Recipe:
     pool_sizes: tuple[int, ...] = (1, 4, 8, 16)  # N of self-consistency, best-of-n, weighted vote and pass@N
     beams: tuple[int, ...] = (4, 16)  # N of step-level beam search at width 1
     wide_beam: int = 4  # width of one more beam search at the largest N; 1 for none
+
+
+def beams(recipe: Recipe) -> list[tuple[int, int]]:
+    """(N, width) of every beam search of the recipe."""
+    wide = [(max(recipe.beams), recipe.wide_beam)] if recipe.wide_beam > 1 else []
+    return [*((n, 1) for n in recipe.beams), *wide]

@@ -3,29 +3,46 @@
 A chunk is a fixed slice of the examples, sampled or scored in one call, so a resumed stage makes the same rows.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 from chainofstep.progress import progress
-from chainofstep.records import Example, Rollout, Scored, ScoreFailure, StepScores, from_row, to_row
+from chainofstep.records import Example, Rollout, Scored, ScoreFailure, StepScores, from_row
 from chainofstep.store import Log, done_ids
 
-CHUNK = 128
+CHUNK = 64
+Row = dict[str, Any]
 
 
 def write_chunks(
-    log: Log, title: str, examples: Sequence[Example], make: Callable[[Sequence[Example]], Iterable[dict[str, Any]]]
+    log: Log,
+    title: str,
+    examples: Sequence[Example],
+    make: Callable[..., list[Row]],
+    arguments: Callable[[Sequence[Example]], tuple[Any, ...]],
+    workers: Executor | None = None,
 ) -> None:
-    """Append `make(chunk)`'s rows, each with the example's id, for every chunk that is not there yet."""
+    """Append the rows of `make(chunk, *arguments(chunk))`, each with its example's id, for each chunk not there yet.
+
+    With `workers` the chunks are made in other processes; they are written in order all the same.
+    """
     done = done_ids(log, "id")
+    chunks = [examples[start : start + CHUNK] for start in range(0, len(examples), CHUNK)]
+    missing = [chunk for chunk in chunks if not all(example.id in done for example in chunk)]
+    finished = len(examples) - sum(map(len, missing))
     with progress(title, len(examples)) as tick:
-        for start in range(0, len(examples), CHUNK):
-            chunk = examples[start : start + CHUNK]
-            if not all(example.id in done for example in chunk):
-                for example, row in zip(chunk, make(chunk), strict=True):
-                    if example.id not in done:
-                        log.append({"id": example.id, **row})
-            tick(start + len(chunk))
+        if workers is None:
+            made = (make(chunk, *arguments(chunk)) for chunk in missing)
+        else:
+            futures = [workers.submit(make, chunk, *arguments(chunk)) for chunk in missing]
+            made = (future.result() for future in futures)
+        for chunk, rows in zip(missing, made, strict=True):
+            for example, row in zip(chunk, rows, strict=True):
+                if example.id not in done:
+                    log.append({"id": example.id, **row})
+            finished += len(chunk)
+            tick(finished)
 
 
 def read_pools(log: Log, examples: Sequence[Example]) -> list[list[Rollout]]:
@@ -45,13 +62,5 @@ def read_scores(log: Log, examples: Sequence[Example]) -> list[list[Scored]]:
     return [scores[example.id] for example in examples]
 
 
-def _scored(entry: dict[str, Any]) -> Scored:
+def _scored(entry: Row) -> Scored:
     return from_row(ScoreFailure, entry) if "reason" in entry else from_row(StepScores, entry)
-
-
-def pool_row(rollouts: Sequence[Rollout]) -> dict[str, Any]:
-    return {"rollouts": [to_row(rollout) for rollout in rollouts]}
-
-
-def scores_row(scores: Sequence[Scored]) -> dict[str, Any]:
-    return {"scores": [to_row(scored) for scored in scores]}

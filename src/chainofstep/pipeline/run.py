@@ -1,47 +1,57 @@
-"""A run: its folder, its examples, its models and samplers, and how one stage follows another."""
+"""A run: its folder, its examples and models, and how one stage follows another."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from concurrent.futures import Executor
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from chainofstep.models.engine import Engine
-from chainofstep.models.prm import PRM
 from chainofstep.models.vlm import VLM, load_vlm
 from chainofstep.pipeline.recipe import Recipe
-from chainofstep.pipeline.rows import pool_row, read_pools, read_scores, scores_row, write_chunks
-from chainofstep.records import Example, Rollout, Scored, StepScorer
+from chainofstep.pipeline.rows import read_pools, read_scores, write_chunks
+from chainofstep.pipeline.workers import Scorer, beam_chunk, sample_chunk, score_chunk, start_workers
+from chainofstep.records import Example, Rollout, Scored
 from chainofstep.scoring.monte_carlo import derive_seed
-from chainofstep.scoring.path_score import score_pools
-from chainofstep.search import SearchConfig, sample_pools
+from chainofstep.search import SearchConfig
 from chainofstep.settings import resolved
 from chainofstep.store import RunFolder, read_records
 
-SHIPPED = files("chainofstep") / "recipes" / "mini_base"
+SHIPPED = Path(str(files("chainofstep") / "recipes" / "mini_base"))
 
 
 class Run:
-    """One recipe in one folder. Paths and stage names are relative to it."""
+    """One recipe in one folder; use it as a context manager. Paths and stage names are relative to the folder."""
 
     def __init__(self, recipe: Recipe, out: str | Path):
         self.recipe, self.folder = recipe, RunFolder(out)
         self.folder.claim(resolved(recipe))
         self.console = Console(stderr=True)
-        torch.set_num_threads(recipe.threads)
+        self.workers: Executor | None = None
         self._examples: dict[str, list[Example]] = {}
+
+    def __enter__(self) -> "Run":
+        torch.set_num_threads(self.recipe.threads)
+        if self.recipe.threads > 1:
+            self.workers = start_workers(self.recipe.threads)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.workers is not None:
+            self.workers.shutdown(wait=error is None, cancel_futures=True)
 
     def stage(self, name: str, work: Callable[[], Sequence[Path]], **inputs: Any) -> None:
         """Run a stage unless it is finished. `inputs` are the settings that decide it."""
         known = self.folder.stage(name)
-        if known is None or known.seconds is None:
-            self.console.print(f"[bold]{name}[/bold]")
         finished = self.folder.run_stage(name, inputs, lambda _: work())
         if known is None or known.seconds is None:
-            self.console.print(f"  {name}: {finished.seconds:.0f} s")
+            self.console.print(f"[green]done[/green] {name} [dim]{finished.seconds:.1f} s[/dim]")
 
     def path(self, *parts: str) -> Path:
         return self.folder.path.joinpath(*parts)
@@ -55,48 +65,54 @@ class Run:
             ]
         return self._examples[name]
 
+    def model_folder(self, name: str) -> str:
+        return str(self.path("models", name))
+
     def model(self, name: str) -> VLM:
-        return load_vlm(self.path("models", name))
+        return load_vlm(self.model_folder(name))
 
-    def sampling(self, stage: str) -> SearchConfig:
+    def sampling(self, stage: str, **changes: Any) -> SearchConfig:
         """The recipe's sampling settings with this stage's own seed."""
-        return replace(self.recipe.sampling, seed=derive_seed(self.recipe.seed, stage))
+        return replace(self.recipe.sampling, seed=derive_seed(self.recipe.seed, stage), **changes)
 
-    # Sampling and scoring, resumable
+    # Sampling, scoring and beam search: spread over the workers, resumable
 
     def sample(self, stage: str, model: str, examples: Sequence[Example], config: SearchConfig) -> None:
-        """Stage `stage`: pools of rollouts of `examples`, in `stage/rollouts.jsonl`."""
+        """`stage/rollouts.jsonl`: a pool of rollouts for each example, by the model in this folder."""
 
         def work() -> Sequence[Path]:
-            engine, log = Engine(self.model(model)), self.folder.log(f"{stage}/rollouts")
-            write_chunks(log, stage, examples, lambda chunk: map(pool_row, sample_pools(chunk, engine, config)))
+            log = self.folder.log(f"{stage}/rollouts")
+            write_chunks(log, stage, examples, sample_chunk, lambda _: (model, config), self.workers)
             return [log.path]
 
-        self.stage(f"{stage}/sample", work, model=model, sampling=resolved(config), count=len(examples))
+        self.stage(f"{stage}/sample", work, model=model, sampling=asdict(config), count=len(examples))
 
     def pools(self, stage: str, examples: Sequence[Example]) -> list[list[Rollout]]:
         return read_pools(self.folder.log(f"{stage}/rollouts"), examples)
 
-    def score(
-        self, stage: str, pools: str, examples: Sequence[Example], scorer: Callable[[], StepScorer], first: int = 0
-    ) -> None:
-        """Stage `stage`: scores of the pools that stage `pools` wrote (the `first` rollouts of each; 0: all)."""
+    def score(self, stage: str, pools: str, examples: Sequence[Example], scorer: Scorer) -> None:
+        """`stage/scores.jsonl`: scores of the pools that stage `pools` wrote."""
 
         def work() -> Sequence[Path]:
-            made, log = scorer(), self.folder.log(f"{stage}/scores")
-            rollouts = {e.id: p[: first or None] for e, p in zip(examples, self.pools(pools, examples), strict=True)}
+            log = self.folder.log(f"{stage}/scores")
+            found = {e.id: pool for e, pool in zip(examples, self.pools(pools, examples), strict=True)}
             write_chunks(
-                log,
-                stage,
-                examples,
-                lambda chunk: map(scores_row, score_pools(chunk, [rollouts[e.id] for e in chunk], made)),
+                log, stage, examples, score_chunk, lambda chunk: ([found[e.id] for e in chunk], scorer), self.workers
             )
             return [log.path]
 
-        self.stage(f"{stage}/score", work, pools=pools, count=len(examples), first=first)
+        self.stage(f"{stage}/score", work, pools=pools, count=len(examples), scorer=asdict(scorer))
 
     def scores(self, stage: str, examples: Sequence[Example]) -> list[list[Scored]]:
         return read_scores(self.folder.log(f"{stage}/scores"), examples)
 
-    def prm(self) -> PRM:
-        return PRM(self.model("prm"), token_budget=4096)
+    def beam_search(self, stage: str, model: str, examples: Sequence[Example], config: SearchConfig) -> None:
+        """`stage/results.jsonl`: one result of step-level beam search for each example."""
+
+        def work() -> Sequence[Path]:
+            log = self.folder.log(f"{stage}/results")
+            prm = self.model_folder("prm")
+            write_chunks(log, stage, examples, beam_chunk, lambda _: (model, prm, config), self.workers)
+            return [log.path]
+
+        self.stage(stage, work, model=model, config=asdict(config), count=len(examples))

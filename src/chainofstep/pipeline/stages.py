@@ -5,19 +5,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from chainofstep.chain import REASONING_TOKENS, render
-from chainofstep.models.engine import Engine
 from chainofstep.models.vlm import add_step_tokens, load_vlm
 from chainofstep.pipeline.measure import write_results
-from chainofstep.pipeline.rows import pool_row, write_chunks
+from chainofstep.pipeline.recipe import beams
 from chainofstep.pipeline.run import SHIPPED, Run
+from chainofstep.pipeline.workers import Scorer
 from chainofstep.problems.tasks.build import HELD_OUT, write_problems
-from chainofstep.problems.tasks.checker import check_steps
-from chainofstep.records import Example, Pair, StepScorer, StepScores, to_row
+from chainofstep.records import Example, Pair, StepScores, to_row
 from chainofstep.report import write_report
-from chainofstep.scoring.monte_carlo import MonteCarloScorer, derive_seed
-from chainofstep.scoring.oracle import OracleScorer
-from chainofstep.scoring.pairs import OutcomeScorer, PairRule, choose_pairs
-from chainofstep.search import METHODS, sample_pools
+from chainofstep.scoring.monte_carlo import derive_seed
+from chainofstep.scoring.pairs import PairRule, choose_pairs
 from chainofstep.settings import resolved
 from chainofstep.store import read_records
 from chainofstep.training.dpo import train_dpo
@@ -80,20 +77,12 @@ def prepare_base(run: Run) -> None:
 
         run.stage("pretraining", work, config=resolved(run.recipe.pretraining))
 
-    def answer() -> Sequence[Path]:
-        engine = Engine(load_vlm(base_folder(run) / "policy"))
-        config = replace(run.sampling("base"), n=1, temperature=0.0, top_p=1.0, max_tokens=24)
-        log = run.folder.log("base/rollouts")
-        write_chunks(
-            log, "base", run.examples("test"), lambda chunk: map(pool_row, sample_pools(chunk, engine, config))
-        )
-        return [log.path]
-
-    run.stage("base", answer, base=run.recipe.base)
+    config = run.sampling("base", n=1, temperature=0.0, top_p=1.0, max_tokens=24)
+    run.sample("base", str(base_folder(run) / "policy"), run.examples("test"), config)
 
 
 def base_folder(run: Run) -> Path:
-    return run.path("models", "mini_base") if run.recipe.base == "scratch" else Path(str(SHIPPED))
+    return run.path("models", "mini_base") if run.recipe.base == "scratch" else SHIPPED
 
 
 def fine_tune(run: Run) -> None:
@@ -114,33 +103,23 @@ def fine_tune(run: Run) -> None:
 
 def greedy_answers(run: Run, model: str) -> None:
     """A model's greedy chains on the unseen questions and on the held-out kinds."""
-    config = replace(run.sampling("greedy"), n=1, temperature=0.0, top_p=1.0)
-    run.sample(f"greedy/{model}", model, run.examples("test"), config)
+    config = run.sampling("greedy", n=1, temperature=0.0, top_p=1.0)
+    run.sample(f"greedy/{model}", run.model_folder(model), run.examples("test"), config)
     if model in ("sft", f"dpo-{run.recipe.rounds.rounds}"):
-        run.sample(f"held-out/{model}", model, run.examples("held-out"), config)
+        run.sample(f"held-out/{model}", run.model_folder(model), run.examples("held-out"), config)
 
 
 def label_steps(run: Run) -> None:
     """Chains of the SFT model on the PRM's questions, and on some test questions, with Monte-Carlo labels (A3)."""
     sizes = run.recipe.labels
     seen, unseen = run.examples("labels"), run.examples("test")[: sizes.unseen_chains]
-    run.sample("labels/seen", "sft", seen, replace(run.sampling("labels"), n=sizes.chains))
-    run.sample("labels/unseen", "sft", unseen, replace(run.sampling("labels/unseen"), n=1))
-    run.score("labels/seen", "labels/seen", seen, lambda: monte_carlo(run))
-    run.score("labels/unseen", "labels/unseen", unseen, lambda: monte_carlo(run))
-
-
-def monte_carlo(run: Run) -> MonteCarloScorer:
-    sampling, labels = run.sampling("monte-carlo"), run.recipe.labels
-    return MonteCarloScorer(
-        Engine(run.model("sft")),
-        labels.rollouts,
-        sampling.temperature,
-        sampling.top_p,
-        sampling.max_tokens,
-        None if labels.soft else labels.hard_threshold,
-        sampling.seed,
-    )
+    sft = run.model_folder("sft")
+    run.sample("labels/seen", sft, seen, run.sampling("labels", n=sizes.chains))
+    run.sample("labels/unseen", sft, unseen, run.sampling("labels/unseen", n=1))
+    threshold = None if sizes.soft else sizes.hard_threshold
+    scorer = Scorer("monte-carlo", sft, run.sampling("monte-carlo", n=sizes.rollouts), threshold)
+    run.score("labels/seen", "labels/seen", seen, scorer)
+    run.score("labels/unseen", "labels/unseen", unseen, scorer)
 
 
 def train_reward_model(run: Run) -> None:
@@ -173,8 +152,8 @@ def dpo_round(run: Run, reward: str, number: int) -> None:
     name, last = f"{reward}-{number}", "sft" if number == 1 else f"{reward}-{number - 1}"
     examples = run.examples(f"dpo-{number}")
     sampled = f"dpo-{number}" if number == 1 else name
-    run.sample(sampled, last, examples, run.sampling(f"dpo-{number}"))
-    run.score(name, sampled, examples, run.prm if reward == "dpo" else OutcomeScorer)
+    run.sample(sampled, run.model_folder(last), examples, run.sampling(f"dpo-{number}"))
+    run.score(name, sampled, examples, prm(run) if reward == "dpo" else Scorer("outcome"))
     rule = run.recipe.pairs if reward == "dpo" else run.recipe.outcome_pairs
     run.stage(f"{name}/pairs", lambda: _write_pairs(run, name, sampled, examples, rule), rule=resolved(rule))
 
@@ -206,41 +185,21 @@ def _write_pairs(run: Run, name: str, sampled: str, examples: Sequence[Example],
     return [log.path]
 
 
+def prm(run: Run) -> Scorer:
+    return Scorer("prm", run.model_folder("prm"))
+
+
 def search(run: Run) -> None:
     """Pools of the SFT model on the unseen questions, the PRM's and the checker's scores of them, and beam search."""
-    examples = run.examples("test")
-    run.sample("search/pool", "sft", examples, run.sampling("search"))
-    run.score("search/prm", "search/pool", examples, run.prm)
-    run.score("search/checker", "search/pool", examples, checker)
-    run.sample("search/seen", "sft", run.examples("labels"), replace(run.sampling("seen"), n=2))
-    run.score("search/seen-prm", "search/seen", run.examples("labels"), run.prm)
-    run.score("search/seen-checker", "search/seen", run.examples("labels"), checker)
-    run.score("search/labels-seen", "labels/seen", run.examples("labels"), run.prm)
-    unseen = examples[: run.recipe.labels.unseen_chains]
-    run.score("search/labels-unseen", "labels/unseen", unseen, run.prm)
-    beams = [(n, 1) for n in run.recipe.beams]
-    if run.recipe.wide_beam > 1:
-        beams.append((max(run.recipe.beams), run.recipe.wide_beam))
-    for n, width in beams:
-        beam_search(run, n, width)
-
-
-def checker() -> StepScorer:
-    return OracleScorer(check_steps)
-
-
-def beam_search(run: Run, n: int, width: int) -> None:
-    """Step-level beam search on the unseen questions, one row a question with what it cost."""
-    name = f"search/beam-{n}-{width}"
-
-    def work() -> Sequence[Path]:
-        engine, prm, log = Engine(run.model("sft")), run.prm(), run.folder.log(f"{name}/results")
-        config = replace(run.sampling("beam"), n=n, width=width)
-
-        def results(chunk: Sequence[Example]) -> list[dict[str, object]]:
-            return [asdict(result) for result in METHODS["step_beam"](chunk, engine, prm, config)]
-
-        write_chunks(log, name, run.examples("test"), results)
-        return [log.path]
-
-    run.stage(name, work, n=n, width=width)
+    test, seen, sft = run.examples("test"), run.examples("labels"), run.model_folder("sft")
+    unseen, checker = test[: run.recipe.labels.unseen_chains], Scorer("checker")
+    run.sample("search/pool", sft, test, run.sampling("search"))
+    run.score("search/prm", "search/pool", test, prm(run))
+    run.score("search/checker", "search/pool", test, checker)
+    run.sample("search/seen", sft, seen, run.sampling("seen", n=2))
+    run.score("search/seen-prm", "search/seen", seen, prm(run))
+    run.score("search/seen-checker", "search/seen", seen, checker)
+    run.score("search/labels-seen", "labels/seen", seen, prm(run))
+    run.score("search/labels-unseen", "labels/unseen", unseen, prm(run))
+    for n, width in beams(run.recipe):
+        run.beam_search(f"search/beam-{n}-{width}", sft, test, run.sampling("beam", n=n, width=width))

@@ -1,0 +1,102 @@
+"""Sampling and scoring of one chunk of examples, as plain functions that any process can run, and a pool of processes.
+
+Small models gain little from a second thread and nearly all from a second process; what a chunk gives does not
+depend on where it runs. A worker keeps the models it has loaded.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from multiprocessing import get_context
+from typing import Any, Literal
+
+import torch
+
+from chainofstep.models.engine import Engine
+from chainofstep.models.prm import PRM
+from chainofstep.models.vlm import VLM, load_vlm
+from chainofstep.problems.tasks.checker import check_steps
+from chainofstep.records import Example, Rollout, StepScorer, to_row
+from chainofstep.scoring.monte_carlo import MonteCarloScorer
+from chainofstep.scoring.oracle import OracleScorer
+from chainofstep.scoring.pairs import OutcomeScorer
+from chainofstep.scoring.path_score import score_pools
+from chainofstep.search import METHODS, SearchConfig, sample_pools
+
+Row = dict[str, Any]
+PRM_TOKENS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Which step scorer a chunk is scored with, in plain values. `model` is the PRM's, or Monte-Carlo's policy."""
+
+    kind: Literal["checker", "outcome", "prm", "monte-carlo"]
+    model: str = ""
+    sampling: SearchConfig = field(default_factory=SearchConfig)  # Monte-Carlo's; `n` continuations of each step
+    hard_threshold: float | None = None
+
+    def build(self) -> StepScorer:
+        if self.kind == "checker":
+            return OracleScorer(check_steps)
+        if self.kind == "outcome":
+            return OutcomeScorer()
+        if self.kind == "prm":
+            return PRM(model(self.model), token_budget=PRM_TOKENS_AT_ONCE)
+        sampling = self.sampling
+        return MonteCarloScorer(
+            Engine(model(self.model)),
+            sampling.n,
+            sampling.temperature,
+            sampling.top_p,
+            sampling.max_tokens,
+            self.hard_threshold,
+            sampling.seed,
+        )
+
+
+@lru_cache(maxsize=3)
+def model(folder: str) -> VLM:
+    return load_vlm(folder)
+
+
+def sample_chunk(examples: Sequence[Example], folder: str, config: SearchConfig) -> list[Row]:
+    """One row {"rollouts"} for each example."""
+    pools = sample_pools(examples, Engine(model(folder)), config)
+    return [{"rollouts": [to_row(rollout) for rollout in pool]} for pool in pools]
+
+
+def score_chunk(examples: Sequence[Example], pools: Sequence[Sequence[Rollout]], scorer: Scorer) -> list[Row]:
+    """One row {"scores"} for each example; Monte-Carlo adds what the chunk spent to its first row."""
+    built = scorer.build()
+    rows: list[Row] = [{"scores": [to_row(scored) for scored in pool]} for pool in score_pools(examples, pools, built)]
+    if isinstance(built, MonteCarloScorer):
+        rows[0]["spent"] = asdict(built.stats)
+    return rows
+
+
+def beam_chunk(examples: Sequence[Example], folder: str, prm: str, config: SearchConfig) -> list[Row]:
+    """One row with the fields of a SearchResult for each example."""
+    scorer = PRM(model(prm), token_budget=PRM_TOKENS_AT_ONCE)
+    return [asdict(result) for result in METHODS["step_beam"](examples, Engine(model(folder)), scorer, config)]
+
+
+def _start_worker(parent: int) -> None:
+    torch.set_num_threads(1)
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+
+
+def _leave_with(parent: int) -> None:
+    """End this process when the run is killed, which leaves it no other way to know."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def start_workers(count: int) -> ProcessPoolExecutor:
+    """`count` processes of one thread each."""
+    return ProcessPoolExecutor(count, get_context("spawn"), _start_worker, (os.getpid(),))
