@@ -30,6 +30,7 @@ ROOMS = [
     "training",
     "pipeline",
     "recipes",
+    "verbs",
     "serve",
     "cli",
 ]

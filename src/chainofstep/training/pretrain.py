@@ -17,7 +17,13 @@ from chainofstep.chain import BAD, GOOD, REFLECTION_START, STEP_TAG, THOUGHT_STA
 from chainofstep.models.tiny import POLICY, Shape, build_tiny, grow
 from chainofstep.models.vlm import VLM, add_step_tokens, load_vlm, save_vlm
 from chainofstep.problems.tasks.build import Problem
-from chainofstep.problems.tasks.lessons import CheckedChain, checking_lesson, lesson_problems, looking_turns
+from chainofstep.problems.tasks.lessons import (
+    CheckedChain,
+    checking_lesson,
+    explaining_turns,
+    lesson_problems,
+    looking_turns,
+)
 from chainofstep.progress import progress
 from chainofstep.store import Log, file_hash, write_json
 
@@ -29,6 +35,7 @@ class PretrainConfig:
     """How long and how fast. `turns` are the turns of a looking lesson."""
 
     updates: int = 4000
+    schedule: int = 0  # updates over which the rate would fall to its end; 0 for `updates`
     batch_size: int = 32
     learning_rate: float = 1e-3
     warmup: int = 200
@@ -41,13 +48,16 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """How the shipped weights are made: a policy's base that looks, a PRM's backbone that branches off and checks."""
+    """How the shipped weights are made: both models look first, then the policy's base learns to explain in prose,
+    and the PRM's backbone, deeper by `extra_layers`, to check chains."""
 
     shape: Shape = POLICY
-    looking: PretrainConfig = PretrainConfig(updates=5000, learning_rate=1.5e-3)
-    branch_at: int = 2500  # the looking update after which the PRM's backbone goes its own way
-    extra_layers: int = 2  # the backbone's layers above those of the policy
-    checking: PretrainConfig = PretrainConfig(updates=5000, learning_rate=1e-3, first_problem=20_000_000)
+    looking: PretrainConfig = PretrainConfig(updates=2500, schedule=5000, learning_rate=1.5e-3)
+    explaining: PretrainConfig = PretrainConfig(
+        updates=500, schedule=2000, warmup=100, turns=3, first_problem=30_000_000
+    )
+    extra_layers: int = 3
+    checking: PretrainConfig = PretrainConfig(updates=2500, first_problem=20_000_000)
 
 
 @dataclass
@@ -180,10 +190,11 @@ def looking_losses(vlm: VLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Tens
 
 
 def checking_losses(vlm: VLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
-    """Step tags from the last layer, single claims from two layers below, and the language loss of right chains.
+    """Step tags from the last layer, single claims from the layer below, and the language loss of right chains.
 
-    A tag has to gather what is wrong anywhere in its step; that the claims are judged two layers earlier gives it
-    something to gather. Measured without: one score per step position, whatever the step said.
+    To check a claim is to compare what stands there with what the model would have said, which is known after the
+    layers that the backbone shares with the policy. So the layers above them compare, the last one gathers for each
+    tag what was found wrong in its step, and the claims' own labels teach the comparing.
     """
     mask = (batch["input_ids"] != vlm.tokenizer.pad_token_id).long()
     output = vlm.model.model(
@@ -191,7 +202,7 @@ def checking_losses(vlm: VLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Ten
     )
     head = vlm.model.get_output_embeddings().weight
     verdicts = head[[vlm.token_id(GOOD), vlm.token_id(BAD)]]
-    below = vlm.model.model.language_model.norm(output.hidden_states[-3])
+    below = vlm.model.model.language_model.norm(output.hidden_states[-2])
     claims, claim_accuracy = verdict_loss(below, verdicts, batch["claims"])
     steps, step_accuracy = verdict_loss(output.last_hidden_state, verdicts, batch["tags"])
     language = language_loss(output.last_hidden_state, head, batch["labels"])
@@ -203,14 +214,16 @@ def checking_losses(vlm: VLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Ten
 def pretrain(
     vlm: VLM, stage: str, config: PretrainConfig, log: Callable[[int, dict[str, float]], None], every: int = 100
 ) -> VLM:
-    """Train in place on endless lessons: stage "looking" or "checking". `log` gets the mean of each `every` updates."""
+    """Train in place on endless lessons: stage "looking", "explaining" or "checking". `log` gets the mean of each `every` updates."""
     encoder, generator = Encoder(vlm), np.random.default_rng(config.seed + 1)
     if stage == "looking":
         losses, make = looking_losses, _looking_lessons(encoder, generator, config)
+    elif stage == "explaining":
+        losses, make = looking_losses, lambda p: encoder.looking(p, explaining_turns(p, generator, config.turns))
     elif stage == "checking":
         losses, make = checking_losses, lambda p: encoder.checking(p, checking_lesson(p, generator))
     else:
-        raise ValueError(f"stage must be 'looking' or 'checking', not {stage!r}")
+        raise ValueError(f"stage must be 'looking', 'explaining' or 'checking', not {stage!r}")
     vlm.model.train()
     optimizer, schedule = _optimizer(vlm, config)
     seen: list[dict[str, float]] = []
@@ -251,49 +264,39 @@ def _optimizer(vlm: VLM, config: PretrainConfig) -> tuple[torch.optim.Optimizer,
     def rate(update: int) -> float:
         if update < config.warmup:
             return (update + 1) / config.warmup
-        done = (update - config.warmup) / max(1, config.updates - config.warmup)
+        done = (update - config.warmup) / max(1, (config.schedule or config.updates) - config.warmup)
         return 0.05 + 0.95 * 0.5 * (1 + float(np.cos(np.pi * min(1.0, done))))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
 
 def make_base(config: BaseConfig, seed: int, out: Path) -> Path:
-    """Make the policy's base (`out/policy`) and the PRM's backbone (`out/prm`), with a log and hashes beside them."""
+    """Make the policy's base (`out/policy`) and the PRM's backbone (`out/prm`), with a log and hashes beside them.
+
+    One thread: then the same seed gives the same bytes on the same machine whatever else runs.
+    """
+    torch.set_num_threads(1)
     log = Log(out / "log.jsonl")
     log.path.unlink(missing_ok=True)
     policy = build_tiny(config.shape, seed)
-    branch: list[VLM] = []
-
-    def looked(update: int, values: dict[str, float]) -> None:
-        log.append({"stage": "looking", "update": update, **values})
-        if update == config.branch_at:
-            branch.append(grow(policy, config.extra_layers))
-
-    with progress("looking", config.looking.updates) as tick:
-        pretrain(policy, "looking", replace(config.looking, seed=seed), both(looked, tick))
+    _teach(policy, "looking", config.looking, seed, log)
+    grown = grow(policy, config.extra_layers).model
+    _teach(policy, "explaining", config.explaining, seed, log)
     save_vlm(policy, out / "policy")
-    if not branch:
-        raise ValueError(f"branch_at={config.branch_at} is no logged update of {config.looking.updates}; use hundreds")
-    prm = VLM(branch[0].model, load_vlm(out / "policy").processor)
+    prm = VLM(grown, load_vlm(out / "policy").processor)
     add_step_tokens(prm)
-
-    def checked_so_far(update: int, values: dict[str, float]) -> None:
-        log.append({"stage": "checking", "update": update, **values})
-
-    with progress("checking", config.checking.updates) as tick:
-        pretrain(prm, "checking", replace(config.checking, seed=seed), both(checked_so_far, tick))
+    _teach(prm, "checking", config.checking, seed, log)
     save_vlm(prm, out / "prm")
     hashes = {name: file_hash(out / name / "model.safetensors") for name in ("policy", "prm")}
     write_json(out / "made.json", {"seed": seed, "config": asdict(config), "sha256": hashes})
     return out
 
 
-Report = Callable[[int, dict[str, float]], None]
+def _teach(vlm: VLM, stage: str, config: PretrainConfig, seed: int, log: Log) -> None:
+    with progress(stage, config.updates) as tick:
 
+        def report(update: int, values: dict[str, float]) -> None:
+            log.append({"stage": stage, "update": update, **values})
+            tick(update)
 
-def both(report: Report, tick: Callable[[int], None]) -> Report:
-    def call(update: int, values: dict[str, float]) -> None:
-        report(update, values)
-        tick(update)
-
-    return call
+        pretrain(vlm, stage, replace(config, seed=seed), report)

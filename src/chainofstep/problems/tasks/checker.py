@@ -41,7 +41,8 @@ class Checker:
     def __init__(self, example: Example):
         if example.chain is None or "seen" not in example.meta:
             raise ValueError(f"{example.id}: only generated problems can be checked exactly; it has no scene")
-        self.groups: dict[str, Sequence[str]] = example.meta["groups"]
+        groups: dict[str, Sequence[str]] = example.meta["groups"]
+        self.groups = {plain(group): [plain(subject) for subject in subjects] for group, subjects in groups.items()}
         self.truth = {plain(subject): plain(value) for subject, value in example.meta["seen"].items()}
         gold = [claim for step in example.chain.steps for claim in self._readable(step)]
         self.truth |= {claim.subject: claim.value for claim in gold if isinstance(claim, Fact)}
@@ -101,19 +102,21 @@ class Checker:
         claims = self.claims(step)
         if isinstance(claims, str):
             return Verdict(False, f"cannot be read: {claims!r}")
-        if not step.thought.strip() or not step.reflection.strip():
+        if not sentences(step.thought) or not sentences(step.reflection):
             return Verdict(False, "the thought or the reflection is empty")
-        useful = False
+        said: set[Claim] = set()
         for claim in claims:
             if problem := self.problem(claim):
                 return Verdict(False, problem)
             if not self._bears(claim, results):
                 continue
-            useful = useful or claim not in known
-            known.add(claim)
+            said.add(claim)
             if isinstance(claim, Equation):
                 results.add(claim.result)
-        return Verdict(True) if useful else Verdict(False, "nothing new that bears on the question")
+        if said <= known:
+            return Verdict(False, "nothing new that bears on the question")
+        known |= said  # a wrong step established nothing, so to say its true part rightly is new
+        return Verdict(True)
 
 
 def check_steps(example: Example, chain: Chain) -> list[bool]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 _LEAD_IN = re.compile(r"^(?:so|again|then|here|i see that|the picture shows that)[, ]+", re.IGNORECASE)
 _EQUATION = re.compile(r"^(\d+) ([+*-]) (\d+) = (-?\d+)$")
-_COMPARISON = re.compile(r"^(\d+) is (more than|less than|as much as) (\d+)$")
+_COMPARISON = re.compile(r"^(\d+) is (more than|less than|as much as) (\d+)$", re.IGNORECASE)
 _RULE = re.compile(r"^rule: (.+)$", re.IGNORECASE)
 _READS = re.compile(r"^(.+?) reads (.+)$", re.IGNORECASE)
 _IN = re.compile(r"^(.+) in (.+)$", re.IGNORECASE)
@@ -93,12 +93,13 @@ def read_sentence(sentence: str, groups: Mapping[str, Sequence[str]]) -> list[Cl
         left, operator, right, result = match.groups()
         return [Equation(int(left), operator, int(right), int(result))]
     if match := _COMPARISON.match(text):
-        return [Comparison(int(match[1]), match[2], int(match[3]))]
+        return [Comparison(int(match[1]), match[2].lower(), int(match[3]))]
     if match := _RULE.match(text):
         return [Rule(plain(match[1]))]
     if match := _READS.match(text):
         return _readings(match[1], match[2], groups)
-    if match := _IN.match(text):
+    # A subject may hold an "in" of its own ("Pens in May is 5"): only what ends in a group's name is a reading.
+    if (match := _IN.match(text)) and plain(match[2]) in groups:
         return _readings(match[2], match[1], groups)
     if match := _IS.match(text):
         return [Fact(plain(match[1]), plain(match[2]))]

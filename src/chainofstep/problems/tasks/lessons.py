@@ -107,6 +107,17 @@ def _turns(problem: Problem, generator: np.random.Generator, count: int) -> list
     return turns
 
 
+def explaining_turns(problem: Problem, generator: np.random.Generator, count: int) -> list[Turn]:
+    """The question explained in prose, as a pretrained model does before it knows of steps, or answered directly (two
+    lessons in five); and other turns."""
+    solution, question = problem.solution(), with_choices(problem.setup.question, problem.setup.choices)
+    said = [step_text((*move.thought, *move.reflection)) for move in solution.moves]
+    if generator.random() < 0.4:
+        return [(question, solution.answer), *_turns(problem, generator, count - 1)]
+    explained = (f"Explain. {question}", f"{' '.join(said)} The answer is {solution.answer}.")
+    return [explained, *_turns(problem, generator, count - 1)]
+
+
 @dataclass(frozen=True)
 class CheckedChain:
     """A chain with the checker's word on each step, the answer, and each claim by where it ends in the step's text.

@@ -1,0 +1,371 @@
+"""`cos`: every command calls one function of `chainofstep.verbs` and prints what it returns."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+BAD_INPUT, STOPPED = 2, 130  # exit codes; typer's own for a wrong option is 2 too
+
+# The same arguments and options, wherever they occur.
+Examples = Annotated[Path, typer.Argument(metavar="EXAMPLES.jsonl", help="One example a row.", show_default=False)]
+Rollouts = Annotated[Path, typer.Argument(metavar="ROLLOUTS.jsonl", help="From `cos sample`.", show_default=False)]
+Scores = Annotated[Path, typer.Argument(metavar="SCORES.jsonl", help="From `cos annotate`.", show_default=False)]
+Model = Annotated[str, typer.Argument(help="A model's folder, or hub id.", show_default=False)]
+OutFile = Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="The file to write.", show_default=False)]
+OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write.", show_default=False)]
+Settings = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.", show_default=False)
+]
+N = Annotated[int, typer.Option("-n", help="Samples of a question; of a level, in beam search.")]
+Width = Annotated[int, typer.Option("--width", help="Beam search alone: chains kept a level; divides n.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+TopP = Annotated[float, typer.Option(help="Nucleus sampling.")]
+MaxTokens = Annotated[int, typer.Option(help="Sampled tokens of one chain.")]
+Seed = Annotated[int, typer.Option(help="Decides every sample.")]
+METHOD_NAMES = "greedy, self_consistency, best_of_n, weighted_vote, step_beam"
+
+
+class Commands(TyperGroup):
+    """Bad input is one line on stderr and exit code 2; Ctrl-C is one line and 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _complain("stopped: give the same command again, it goes on from what is finished")
+            raise typer.Exit(STOPPED) from None
+        except (ValueError, OSError, ModuleNotFoundError) as error:
+            foreign = isinstance(error, BrokenPipeError) or (error.__class__ is ModuleNotFoundError and _is_ours(error))
+            if ctx.params["debug"] or foreign:
+                raise
+            _complain(f"error: {one_line(error)}")
+            raise typer.Exit(BAD_INPUT) from None
+
+
+def _is_ours(error: Any) -> bool:
+    return (error.name or "").startswith("chainofstep")
+
+
+def _complain(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def one_line(error: Exception) -> str:
+    """An error as one line: for pydantic's the first field that does not fit, for others all of the text."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return f"not a {error.title}: {place}: {first['msg']}; correct it"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed, and this command needs it: pip install 'chain-of-step[mini]'"
+    return " ".join(str(error).split())
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False
+)
+train_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Train a model from files: sft, prm, dpo.")
+
+
+def command(group: typer.Typer, name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose help ends with one example."""
+    return group.command(name, epilog=f"Example: {example}", no_args_is_help=True)
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
+    """Chain-of-step reasoning for vision-language models: step data, training, step scores, search."""
+
+
+@command(app, "run", "cos run mini --out runs/mini --seed 0 --set dpo.beta=0.2")
+def run_command(
+    recipe: Annotated[str, typer.Argument(help="mini, smoke, or mini-base (pretrain the base models alone).")],
+    out: OutFolder,
+    seed: Seed = 0,
+    settings: Settings = [],  # noqa: B006  # typer reads it, nothing changes it
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Pretrain the base models too.")] = False,
+) -> None:
+    """Run a recipe in one folder: every stage, its results and its report. The same command goes on with it."""
+    from chainofstep import verbs
+    from chainofstep.verbs.run import MINI_BASE
+
+    if recipe == MINI_BASE:
+        typer.echo(f"wrote {verbs.make_mini_base(out, seed, settings)}")
+    else:
+        _summary(verbs.run_recipe(recipe, out, seed, settings, from_scratch))
+
+
+@command(app, "report", "cos report runs/mini")
+def report_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
+) -> None:
+    """Write a run's report.html again, from its results.json."""
+    from chainofstep import verbs
+
+    _summary(verbs.report(run))
+
+
+def _summary(page: Path) -> None:
+    from chainofstep.report import print_summary
+    from chainofstep.store import read_json
+
+    print_summary(read_json(page.parent / "results.json"), Console(), page)
+
+
+@command(app, "problems", "cos problems data/test --kind line_sum --kind count_colour --count 40")
+def problems_command(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.", show_default=False)],
+    kind: Annotated[list[str], typer.Option("--kind", help="Repeatable; all trained kinds in turn without it.")] = [],  # noqa: B006
+    split: Annotated[str, typer.Option(help="train or test: other problems, other handwriting.")] = "test",
+    count: Annotated[int, typer.Option(help="How many.")] = 20,
+    start: Annotated[int, typer.Option(help="Number of the first; a number is always the same problem.")] = 0,
+) -> None:
+    """Write generated problems: pictures, and examples.jsonl for the other commands."""
+    from chainofstep import verbs
+
+    typer.echo(f"wrote {count} examples to {verbs.problems(out, kind, split, count, start)}")
+
+
+# Training
+
+app.add_typer(train_app, name="train")
+
+
+@command(train_app, "sft", "cos train sft models/base data/examples.jsonl --out models/sft --set learning_rate=1e-5")
+def train_sft_command(model: Model, examples: Examples, out: OutFolder, settings: Settings = []) -> None:  # noqa: B006
+    """Fine-tune a model on the gold chains of examples."""
+    from chainofstep import verbs
+
+    _trained(verbs.train_sft(model, examples, out, settings))
+
+
+@command(train_app, "prm", "cos train prm models/base examples.jsonl rollouts.jsonl scores.jsonl --out models/prm")
+def train_prm_command(
+    backbone: Model,
+    examples: Examples,
+    rollouts: Rollouts,
+    scores: Scores,
+    out: OutFolder,
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """Train a process reward model on scored rollouts."""
+    from chainofstep import verbs
+
+    _trained(verbs.train_prm(backbone, examples, rollouts, scores, out, settings))
+
+
+@command(
+    train_app, "dpo", "cos train dpo models/sft examples.jsonl pairs.jsonl --reference models/sft --out models/dpo-1"
+)
+def train_dpo_command(
+    model: Model,
+    examples: Examples,
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS.jsonl", help="From `cos pairs`.", show_default=False)],
+    reference: Annotated[str, typer.Option(help="The SFT model, in every round.", show_default=False)],
+    out: OutFolder,
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """Improve a model on preference pairs by DPO, against a frozen reference."""
+    from chainofstep import verbs
+
+    _trained(verbs.train_dpo(model, examples, pairs, reference, out, settings))
+
+
+def _trained(trained: Any) -> None:
+    typer.echo(f"trained on {trained.rows} rows; wrote {trained.folder}")
+    _left_out("left out", trained.left_out)
+
+
+def _left_out(title: str, reasons: dict[str, int]) -> None:
+    for reason, count in sorted(reasons.items()):
+        if count:
+            typer.echo(f"{title}: {count} ({reason})")
+
+
+# Data
+
+
+@command(app, "sample", "cos sample models/sft data/examples.jsonl --out rollouts.jsonl -n 16 --seed 0")
+def sample_command(
+    model: Model,
+    examples: Examples,
+    out: OutFile,
+    n: N = 16,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 0.95,
+    max_tokens: MaxTokens = 256,
+    seed: Seed = 0,
+) -> None:
+    """Sample chains for each example. The same command goes on with a file that was not finished."""
+    from chainofstep import verbs
+    from chainofstep.search import SearchConfig
+
+    config = SearchConfig(n=n, temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+    typer.echo(f"{verbs.sample(model, examples, out, config)} examples with {n} rollouts each in {out}")
+
+
+@command(
+    app, "annotate", "cos annotate examples.jsonl rollouts.jsonl --scorer prm --model models/prm --out scores.jsonl"
+)
+def annotate_command(
+    examples: Examples,
+    rollouts: Rollouts,
+    out: OutFile,
+    scorer: Annotated[str, typer.Option(help="checker, monte-carlo, prm or outcome.", show_default=False)],
+    model: Annotated[str, typer.Option(help="The PRM, or the policy that Monte-Carlo goes on with.")] = "",
+    n: Annotated[int, typer.Option("-n", help="Monte-Carlo: continuations of each step.")] = 16,
+    max_tokens: MaxTokens = 256,
+    seed: Seed = 0,
+    hard_threshold: Annotated[
+        float | None,
+        typer.Option(help="Monte-Carlo: label a step 1 above this share of right continuations; else the share."),
+    ] = None,
+) -> None:
+    """Score each step of each rollout. The same command goes on with a file that was not finished."""
+    from chainofstep import verbs
+    from chainofstep.search import SearchConfig
+
+    config = SearchConfig(n=n, max_tokens=max_tokens, seed=seed)
+    kinds = verbs.annotate(examples, rollouts, out, scorer, model, config, hard_threshold)
+    typer.echo(f"{kinds.pop('scored', 0)} rollouts scored in {out}")
+    _left_out("not scored", kinds)
+
+
+@command(app, "pairs", "cos pairs examples.jsonl rollouts.jsonl scores.jsonl --out pairs.jsonl --threshold 0.3")
+def pairs_command(
+    examples: Examples,
+    rollouts: Rollouts,
+    scores: Scores,
+    out: OutFile,
+    threshold: Annotated[float, typer.Option(help="The margin of path scores that a pair must exceed.")] = 0.3,
+    per_question: Annotated[int, typer.Option(help="Pairs of a question at most.")] = 1,
+) -> None:
+    """Choose preference pairs by path score. Questions without a pair go to a file of rejects beside the pairs."""
+    from chainofstep import verbs
+    from chainofstep.scoring.pairs import PairRule
+
+    found = verbs.pairs(examples, rollouts, scores, out, PairRule(threshold, per_question))
+    typer.echo(f"{found.pairs} pairs from {found.questions} questions in {out}")
+    _left_out("no pair", found.refused)
+    typer.echo(f"rejects: {found.rejects}")
+
+
+# Search
+
+
+@command(
+    app, "eval", "cos eval models/sft examples.jsonl --method best_of_n -n 16 --prm models/prm --out results.jsonl"
+)
+def eval_command(
+    model: Model,
+    examples: Examples,
+    out: OutFile,
+    method: Annotated[str, typer.Option(help=f"{METHOD_NAMES}, or pass_at_n, the ceiling.")] = "greedy",
+    prm: Annotated[str | None, typer.Option(help="The PRM of methods that go by score.", show_default=False)] = None,
+    n: N = 16,
+    width: Width = 1,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 0.95,
+    max_tokens: MaxTokens = 256,
+    seed: Seed = 0,
+) -> None:
+    """Answer examples by a search method: accuracy by family, with 95% intervals. Nothing leaves a denominator."""
+    from chainofstep import verbs
+    from chainofstep.search import SearchConfig
+    from chainofstep.verbs.printed import accuracies, spent
+
+    config = SearchConfig(n, width, temperature, top_p, max_tokens, seed=seed)
+    found = verbs.evaluate(model, examples, out, method, config, prm)
+    console = Console()
+    console.print(accuracies(method, found))
+    console.print(Text(spent(found.cost)))
+    console.print(Text(f"every question: {out}"), soft_wrap=True)
+
+
+@command(app, "ask", 'cos ask picture.png "What is the sum of row 2?" --method beam -n 16 --run runs/mini')
+def ask_command(
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture file.", show_default=False)],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", show_default=False)],
+    method: Annotated[str, typer.Option(help=f"{METHOD_NAMES} (or beam).")] = "greedy",
+    run: Annotated[Path, typer.Option(metavar="RUN", help="The run whose models answer.")] = Path("runs/mini"),
+    model: Annotated[str | None, typer.Option(help="Another policy.", show_default="RUN's last")] = None,
+    prm: Annotated[str | None, typer.Option(help="Another PRM.", show_default="RUN's")] = None,
+    n: N = 16,
+    width: Width = 1,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 0.95,
+    max_tokens: MaxTokens = 256,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole SearchResult as JSON.")] = False,
+) -> None:
+    """Answer a question about a picture: the steps, each with its PRM score, the answer, and what it cost."""
+    from chainofstep import verbs
+    from chainofstep.search import SearchConfig
+
+    config = SearchConfig(n, width, temperature, top_p, max_tokens, seed=seed)
+    result = verbs.ask(picture, question, method, config, *verbs.run_models(run, model, prm))
+    if as_json:
+        from chainofstep.records import to_row
+
+        typer.echo(json.dumps(to_row(result), ensure_ascii=False))
+    else:
+        from chainofstep.verbs.printed import print_answer
+
+        print_answer(result, Console())
+    if result.answer is None:
+        raise typer.Exit(1)
+
+
+# Documentation
+
+
+def reference() -> str:
+    """`docs/cli.md`: every command with its arguments, options and example, read from the commands themselves."""
+    root = typer.main.get_command(app)
+    parts = ["# Commands", "", "Written from the commands by `chainofstep.cli.reference`.", ""]
+    parts += [root.help or "", "", *_options_of(root)]
+    return "\n".join([*parts, *_commands_of(root, "cos")]).rstrip() + "\n"
+
+
+def _commands_of(group: Any, path: str) -> list[str]:
+    lines: list[str] = []
+    for name, child in group.commands.items():
+        whole = f"{path} {name}"
+        if hasattr(child, "commands"):
+            lines += _commands_of(child, whole)
+            continue
+        arguments = [_spelled(p).strip("`") for p in child.params if not p.opts[0].startswith("-")]
+        lines += [f"## {whole}", "", child.help, "", f"`{' '.join([whole, *arguments, '[OPTIONS]'])}`", ""]
+        lines += [*_options_of(child), "```", child.epilog.removeprefix("Example: "), "```", ""]
+    return lines
+
+
+def _options_of(child: Any) -> list[str]:
+    """A table of what can be given."""
+    rows = [f"| {_spelled(p)} | {p.help or ''} | {_default(p)} |" for p in child.params if p.name != "help"]
+    return ["| | | default |", "|---|---|---|", *rows, ""]
+
+
+def _spelled(parameter: Any) -> str:
+    if parameter.opts[0].startswith("-"):
+        return f"`{parameter.opts[0]}`"
+    return f"`{parameter.metavar or parameter.name.upper()}`"
+
+
+def _default(parameter: Any) -> str:
+    if parameter.required:
+        return "required"
+    shown = parameter.show_default if isinstance(parameter.show_default, str) else parameter.default
+    return "" if shown is None or shown is False or shown in ("", (), []) else f"`{shown}`"
+
+
+def main() -> None:
+    """The entry point of `cos`."""
+    app(prog_name="cos")

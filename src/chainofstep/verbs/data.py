@@ -1,0 +1,91 @@
+"""Step data from files: rollouts, their step scores, preference pairs."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chainofstep.pipeline.rows import write_chunks
+from chainofstep.records import Pair, Scored, StepScores, to_row
+from chainofstep.scoring.pairs import PairRule, choose_pairs
+from chainofstep.search import SearchConfig
+from chainofstep.settings import resolved
+from chainofstep.store import file_hash
+from chainofstep.verbs.files import choose, claim, fingerprint, read_examples, read_pools, read_scores, write_lines
+
+SCORERS = ("checker", "monte-carlo", "prm", "outcome")
+MONTE_CARLO = SearchConfig()
+
+
+def sample(model: str, examples: Path, out: Path, config: SearchConfig) -> int:
+    """Append `config.n` rollouts for each example that has none yet: {"id", "rollouts"}. The number of examples."""
+    read = read_examples(examples)
+    made_from = {"examples": file_hash(examples), "model": fingerprint(model), "sampling": resolved(config)}
+    log = claim(out, made_from)
+    from chainofstep.pipeline.workers import sample_chunk
+
+    write_chunks(log, "sample", read, sample_chunk, lambda _: (model, config))
+    return len(read)
+
+
+def annotate(
+    examples: Path,
+    rollouts: Path,
+    out: Path,
+    scorer: str,
+    model: str = "",
+    sampling: SearchConfig = MONTE_CARLO,
+    hard_threshold: float | None = None,
+) -> Counter[str]:
+    """Append step scores for each example's rollouts: {"id", "scores"}. How many were scored, or why not.
+
+    `model` is the PRM's folder or the policy's that Monte-Carlo continues with, `sampling.n` times from each step
+    (paper A3); soft labels, unless `hard_threshold` says which share of right continuations makes a step right.
+    """
+    choose(scorer, SCORERS, "scorer")
+    if scorer in ("prm", "monte-carlo") and not model:
+        raise ValueError(f"scorer {scorer} has no model; give its folder with --model")
+    read = read_examples(examples)
+    pools = {e.id: pool for e, pool in zip(read, read_pools(rollouts, read), strict=True)}
+    made_from: dict[str, Any] = {"examples": file_hash(examples), "rollouts": file_hash(rollouts), "scorer": scorer}
+    if model:
+        made_from |= {"model": fingerprint(model), "sampling": resolved(sampling), "hard_threshold": hard_threshold}
+    log = claim(out, made_from)
+    from chainofstep.pipeline.workers import Scorer, score_chunk
+
+    built = Scorer(scorer, model, sampling, hard_threshold)  # type: ignore[arg-type]  # chosen above
+    write_chunks(log, "annotate", read, score_chunk, lambda chunk: ([pools[e.id] for e in chunk], built))
+    scores = read_scores(out, read, list(pools.values()))
+    return Counter(_kind_of(scored) for pool in scores for scored in pool)
+
+
+def _kind_of(scored: Scored) -> str:
+    return "scored" if isinstance(scored, StepScores) else scored.reason.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What `pairs` found: questions with pairs, and why the others have none."""
+
+    pairs: int
+    questions: int
+    refused: Counter[str]  # reason -> questions
+    rejects: Path
+
+
+def pairs(examples: Path, rollouts: Path, scores: Path, out: Path, rule: PairRule) -> Paired:
+    """Preference pairs from scored rollouts (paper A6), and beside them the questions that gave none, with reasons."""
+    rejects = out.with_suffix(".rejects.jsonl")
+    if {out.resolve(), rejects.resolve()} & {path.resolve() for path in (examples, rollouts, scores)}:
+        raise ValueError(f"--out {out} would replace a file that is read; choose another")
+    read = read_examples(examples)
+    pools = read_pools(rollouts, read)
+    found: list[Pair] = []
+    refused: list[tuple[str, str]] = []
+    for example, pool, scored in zip(read, pools, read_scores(scores, read, pools), strict=True):
+        chosen, without = choose_pairs(example, pool, scored, rule)
+        found += chosen
+        refused += without
+    write_lines(out, map(to_row, found))
+    write_lines(rejects, ({"id": example_id, "reason": reason, "row": {}} for example_id, reason in refused))
+    return Paired(len(found), len(read), Counter(reason for _, reason in refused), rejects)

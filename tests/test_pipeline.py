@@ -1,0 +1,123 @@
+"""The whole run in miniature: every stage, the report, and that a killed run ends as one that was not."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from chainofstep.models.tiny import POLICY, build_tiny, grow
+from chainofstep.models.vlm import VLM, add_step_tokens, load_vlm, save_vlm
+from chainofstep.pipeline import stages
+from chainofstep.pipeline.measure import CLAIMS
+from chainofstep.pipeline.recipe import Labels, Problems, Recipe, Rounds
+from chainofstep.pipeline.run import Run
+from chainofstep.scoring.pairs import PairRule
+from chainofstep.search import SearchConfig
+from chainofstep.training.pretrain import PretrainConfig, pretrain
+from chainofstep.training.sft import SftConfig
+
+SMALL = Recipe(
+    "small",
+    threads=1,
+    problems=Problems(sft=640, labels=16, dpo=16, test=32, held_out=8),
+    labels=Labels(chains=1, rollouts=2, unseen_chains=4),
+    sampling=SearchConfig(n=4, max_tokens=260),
+    sft=SftConfig(batch_size=16, learning_rate=2e-3),
+    pairs=PairRule(threshold=0.0),
+    outcome_pairs=PairRule(threshold=0.0),
+    rounds=Rounds(rounds=1, outcome_rounds=0),
+    pool_sizes=(1, 4),
+    beams=(4,),
+    wide_beam=1,
+)
+
+
+@pytest.fixture(scope="module")
+def small_base(tmp_path_factory):
+    """Stands in for the shipped base: what it knows matters little here, only that it is a pair of models."""
+    folder = tmp_path_factory.mktemp("base")
+    policy = build_tiny(POLICY, seed=0)
+    pretrain(policy, "explaining", PretrainConfig(updates=10, batch_size=8, warmup=2), lambda *_: None)
+    save_vlm(policy, folder / "policy")
+    prm = VLM(grow(policy, 1).model, load_vlm(folder / "policy").processor)
+    add_step_tokens(prm)
+    save_vlm(prm, folder / "prm")
+    return folder
+
+
+def rows_of(folder):
+    """Every row that the run wrote, file by file."""
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in sorted(folder.rglob("*.jsonl"))
+        if not str(path.relative_to(folder)).startswith("stages")
+    }
+
+
+def chains_wanted(run):
+    """Stages up to the first samples; an untrained policy gives no chains, so the rest is tested on the shipped one."""
+    stages.make_problems(run)
+    stages.prepare_base(run)
+    stages.fine_tune(run)
+    run.sample("search/pool", run.model_folder("sft"), run.examples("test"), run.sampling("search"))
+
+
+def test_a_resumed_run_has_the_same_rows(tmp_path, small_base, monkeypatch):
+    monkeypatch.setattr(stages, "SHIPPED", small_base)
+    with Run(SMALL, tmp_path / "whole") as run:
+        chains_wanted(run)
+    with Run(SMALL, tmp_path / "killed") as run:
+        chains_wanted(run)
+    # As a kill in the middle of writing would leave it: the stage unfinished, half the rows, and a torn one.
+    pool = tmp_path / "killed" / "search" / "pool" / "rollouts.jsonl"
+    lines = pool.read_bytes().splitlines(keepends=True)
+    pool.write_bytes(b"".join(lines[: len(lines) // 2]) + lines[-1][:20])
+    marker = tmp_path / "killed" / "stages" / "search" / "pool" / "sample.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"seconds": None, "outputs": {}}))
+    with Run(SMALL, tmp_path / "killed") as run:
+        chains_wanted(run)
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+    weights = [tmp_path / name / "models" / "sft" / "model.safetensors" for name in ("whole", "killed")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_folder_of_another_recipe_is_refused(tmp_path):
+    Run(SMALL, tmp_path / "run")
+    with pytest.raises(ValueError, match="seed=0, not 1"):
+        Run(replace(SMALL, seed=1), tmp_path / "run")
+
+
+def test_no_disk_left_is_one_line(tmp_path, small_base, monkeypatch):
+    monkeypatch.setattr(stages, "SHIPPED", small_base)
+    with Run(SMALL, tmp_path / "run") as run:
+        stages.make_problems(run)
+    gone = tmp_path / "run" / "problems" / "test.jsonl"
+    gone.unlink()
+    with (
+        Run(SMALL, tmp_path / "run") as run,
+        pytest.raises(ValueError, match=r"test\.jsonl, made by stage problems, is gone"),
+    ):
+        stages.make_problems(run)
+
+
+@pytest.mark.slow
+def test_the_whole_run_in_miniature(tmp_path):
+    """Two minutes: from the shipped base to the report, with two workers."""
+    recipe = replace(SMALL, name="miniature", threads=2, problems=replace(SMALL.problems, sft=3200))
+    with Run(recipe, tmp_path / "run") as run:
+        report = stages.run_recipe(run)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {row["stage"] for row in results["accuracy"]} == {"base", "sft", "dpo-1"}
+    assert all(
+        row["right"] + row["wrong"] + row["unparseable"] + row["failed"] == row["total"] for row in results["accuracy"]
+    )
+    assert {row["method"] for row in results["methods"]} >= {"greedy", "self_consistency", "best_of_n", "step_beam"}
+    assert {row["name"] for row in results["claims"]} <= {claim[0] for claim in CLAIMS}
+    assert len(results["step_weight"]) == 11
+    assert "<html" in report.read_text()
+    before = rows_of(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "search")
+    shutil.rmtree(tmp_path / "run" / "stages" / "search")
+    with Run(recipe, tmp_path / "run") as run:
+        stages.run_recipe(run)
+    assert rows_of(tmp_path / "run") == before
