@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+
 from chainofstep.models.tiny import POLICY, build_tiny, grow
 from chainofstep.models.vlm import VLM, add_step_tokens, load_vlm, save_vlm
 from chainofstep.pipeline import stages

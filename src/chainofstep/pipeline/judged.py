@@ -30,7 +30,8 @@ def _compare(run: Run, predicted: str, truth: str, questions: str, first: int | 
     guesses, labels = flat(run.scores(predicted, examples), first), flat(run.scores(truth, examples), first)
     # Where the text is no chain, neither has a score: it is no question for the PRM.
     kept = [(g, t) for g, t in zip(guesses, labels, strict=True) if isinstance(t, StepScores)]
-    return step_agreement([g for g, _ in kept], [t for _, t in kept], THRESHOLD)
+    threshold = run.recipe.labels.hard_threshold if truth.startswith("labels/") else 0.5
+    return step_agreement([g for g, _ in kept], [t for _, t in kept], THRESHOLD, threshold)
 
 
 def prm_quality(run: Run) -> Iterator[dict[str, Any]]:
@@ -126,7 +127,8 @@ def label_quality(run: Run) -> dict[str, Any]:
         if chain is None or not isinstance(label, StepScores):
             continue
         truth = check_steps(example, chain)
-        right += sum((score > 0.5) == word for score, word in zip(label.steps, truth, strict=True))
+        threshold = run.recipe.labels.hard_threshold
+        right += sum((score > threshold) == word for score, word in zip(label.steps, truth, strict=True))
         total, steps = total + len(truth), steps + len(chain.steps)
     low, high = wilson(right, total)
     agreement = {"agreement_with_checker": right / total, "agreement_low": low, "agreement_high": high}

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+from chainofstep import __version__
 from chainofstep.evaluate import Outcome, by_group, grade, grade_results, paired_bootstrap, tally, wilson
 from chainofstep.pipeline.gallery import write_gallery
 from chainofstep.pipeline.judged import caught_by_kind, label_quality, prm_quality, score_bins
@@ -28,7 +29,7 @@ CLAIMS = (
     ("Step weight 0.2 over answers alone", "+1.3 (M3CoT, N=16, Fig. 3)", "best_of_n", "weight 0.0"),
     ("Step weight 0.2 over steps alone", "+7.9 (M3CoT, N=16, Fig. 3)", "best_of_n", "weight 1.0"),
 )
-PACKAGES = ("torch", "transformers", "trl", "tokenizers", "numpy", "scikit-learn", "pillow", "chain-of-step")
+PACKAGES = ("torch", "transformers", "trl", "tokenizers", "numpy", "scikit-learn", "pillow")
 
 
 def write_results(run: Run) -> dict[str, Any]:
@@ -36,7 +37,8 @@ def write_results(run: Run) -> dict[str, Any]:
     measured = Measurements(run)
     results = {
         "recipe": run.folder.recipe(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version(), "chain-of-step": __version__}
+        | {name: version(name) for name in PACKAGES},
         "accuracy": list(measured.accuracy()),
         "methods": list(measured.methods()),
         "step_weight": list(measured.step_weights()),

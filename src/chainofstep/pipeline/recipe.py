@@ -29,7 +29,7 @@ class Labels:
     chains: int = 2  # labelled chains per question
     rollouts: int = 16
     soft: bool = False
-    hard_threshold: float = 0.5  # a hard label is 1 where more than this share of the continuations comes right
+    hard_threshold: float = 0.0  # a hard label is 1 where more than this share comes right (0: Math-Shepherd's any)
     unseen_chains: int = 64  # labelled chains of test questions, to compare the PRM with labels it was not trained on
 
 

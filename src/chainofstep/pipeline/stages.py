@@ -116,8 +116,7 @@ def label_steps(run: Run) -> None:
     sft = run.model_folder("sft")
     run.sample("labels/seen", sft, seen, run.sampling("labels", n=sizes.chains))
     run.sample("labels/unseen", sft, unseen, run.sampling("labels/unseen", n=1))
-    threshold = None if sizes.soft else sizes.hard_threshold
-    scorer = Scorer("monte-carlo", sft, run.sampling("monte-carlo", n=sizes.rollouts), threshold)
+    scorer = Scorer("monte-carlo", sft, run.sampling("monte-carlo", n=sizes.rollouts))
     run.score("labels/seen", "labels/seen", seen, scorer)
     run.score("labels/unseen", "labels/unseen", unseen, scorer)
 
@@ -135,13 +134,19 @@ def train_reward_model(run: Run) -> None:
                 if rollout.chain is None or not isinstance(label, StepScores):
                     run.folder.reject("prm", example.id, "no labelled chain", {"text": rollout.text})
                 else:
-                    rows.append(PrmRow(example, rollout.chain, label.steps, label.answer))
+                    rows.append(PrmRow(example, rollout.chain, _labels(run, label), label.answer))
         vlm = load_vlm(base_folder(run) / "prm")
         config = replace(run.recipe.prm, seed=derive_seed(run.recipe.seed, "prm") % 2**31)
         train_prm(vlm, rows, config, run.path("models", "prm"))
         return [run.path("models", "prm")]
 
     run.stage("prm", work, config=resolved(run.recipe.prm))
+
+
+def _labels(run: Run, shares: StepScores) -> tuple[float, ...]:
+    """Labels from the shares of right continuations: the shares themselves, or whether they exceed the threshold."""
+    settings = run.recipe.labels
+    return shares.steps if settings.soft else tuple(float(share > settings.hard_threshold) for share in shares.steps)
 
 
 def dpo_round(run: Run, reward: str, number: int) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from chainofstep.chain import BAD, GOOD, REFLECTION_START, STEP_TAG, THOUGHT_START, render
+from chainofstep.chain import BAD, GOOD, REFLECTION_START, STEP_TAG, THOUGHT_START, Chain, render
 from chainofstep.models.tiny import POLICY, Shape, build_tiny, grow
 from chainofstep.models.vlm import VLM, add_step_tokens, load_vlm, save_vlm
-from chainofstep.problems.tasks.build import Problem
+from chainofstep.problems.tasks.build import Problem, chain_of
 from chainofstep.problems.tasks.lessons import (
     CheckedChain,
     checking_lesson,
@@ -54,20 +54,22 @@ class BaseConfig:
     shape: Shape = POLICY
     looking: PretrainConfig = PretrainConfig(updates=2500, schedule=5000, learning_rate=1.5e-3)
     explaining: PretrainConfig = PretrainConfig(
-        updates=500, schedule=2000, warmup=100, turns=3, first_problem=30_000_000
+        updates=600, schedule=1000, warmup=100, turns=3, first_problem=30_000_000
     )
     extra_layers: int = 3
-    checking: PretrainConfig = PretrainConfig(updates=2500, first_problem=20_000_000)
+    checking: PretrainConfig = PretrainConfig(updates=2300, first_problem=20_000_000)
 
 
 @dataclass
 class Lesson:
-    """One encoded row: ids [T], language labels [T], tag labels [T] and claim labels [T] (-1 where there is none)."""
+    """One encoded row: ids [T], language labels [T], tag labels [T] and claim labels [T] (-1 where there is none), and
+    `expected` [T], the token that would be right where another one stands."""
 
     ids: list[int]
     labels: list[int]
     tags: list[float]
     claims: list[float]
+    expected: list[int]
     picture: torch.Tensor
 
 
@@ -95,7 +97,7 @@ class Encoder:
             ids += asked + said
             labels += [IGNORED] * len(asked) + said
         blank = [-1.0] * len(ids)
-        return Lesson(ids, labels, blank, blank, self.pixels(problem))
+        return Lesson(ids, labels, blank, blank, [IGNORED] * len(ids), self.pixels(problem))
 
     def checking(self, problem: Problem, checked: CheckedChain) -> Lesson:
         question = [self.user, *self.picture, *self._text(problem.example().question), self.end, self.assistant]
@@ -108,7 +110,18 @@ class Encoder:
         right = all(checked.steps) and all(answer)
         labels = ids if right else [IGNORED] * len(ids)
         start, blank = len(question), [-1.0] * len(question)
-        return Lesson(question + ids, [IGNORED] * start + labels, blank + tags, blank + claims, self.pixels(problem))
+        skipped = [IGNORED] * start
+        expected = skipped + self._expected(problem, checked.chain, ids)
+        return Lesson(question + ids, skipped + labels, blank + tags, blank + claims, expected, self.pixels(problem))
+
+    def _expected(self, problem: Problem, chain: Chain, ids: list[int]) -> list[int]:
+        """The gold chain's token wherever it differs; nothing where the two chains do not line up."""
+        gold = chain_of(problem.solution())
+        gold = gold if chain.answer is not None else gold.prefix(len(chain.steps))
+        right = self._text(render(gold, STEP_TAG))
+        if len(right) != len(ids):
+            return [IGNORED] * len(ids)
+        return [IGNORED if token == wanted else wanted for token, wanted in zip(ids, right, strict=True)]
 
     def _text(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
@@ -146,6 +159,7 @@ def collate(lessons: Sequence[Lesson], pad: int) -> dict[str, torch.Tensor]:
         "labels": padded([lesson.labels for lesson in lessons], IGNORED, torch.long),
         "tags": padded([lesson.tags for lesson in lessons], -1.0, torch.float),
         "claims": padded([lesson.claims for lesson in lessons], -1.0, torch.float),
+        "expected": padded([lesson.expected for lesson in lessons], IGNORED, torch.long),
         "pixel_values": torch.stack([lesson.picture for lesson in lessons]),
     }
 
@@ -179,6 +193,15 @@ def verdict_loss(hidden: torch.Tensor, head: torch.Tensor, labels: torch.Tensor)
     return functional.cross_entropy(logits, wanted), float((logits.argmax(-1) == wanted).float().mean())
 
 
+def correction_loss(hidden: torch.Tensor, head: torch.Tensor, expected: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Cross-entropy of the right token at every position that holds a wrong one, and how often it is the first."""
+    where = expected != IGNORED
+    logits = hidden[where] @ head.T
+    loss = functional.cross_entropy(logits, expected[where], reduction="sum") / where.sum().clamp(min=1)
+    found = (logits.argmax(-1) == expected[where]).float().sum() / where.sum().clamp(min=1)
+    return loss, float(found)
+
+
 Losses = Callable[[VLM, dict[str, torch.Tensor]], tuple[torch.Tensor, dict[str, float]]]
 
 
@@ -194,7 +217,8 @@ def checking_losses(vlm: VLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Ten
 
     To check a claim is to compare what stands there with what the model would have said, which is known after the
     layers that the backbone shares with the policy. So the layers above them compare, the last one gathers for each
-    tag what was found wrong in its step, and the claims' own labels teach the comparing.
+    tag what was found wrong in its step, and the claims' own labels teach the comparing. As a yes or no is a thin
+    signal, the same layer also names the token that should stand where a wrong one stands.
     """
     mask = (batch["input_ids"] != vlm.tokenizer.pad_token_id).long()
     output = vlm.model.model(
@@ -207,14 +231,20 @@ def checking_losses(vlm: VLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Ten
     steps, step_accuracy = verdict_loss(output.last_hidden_state, verdicts, batch["tags"])
     language = language_loss(output.last_hidden_state, head, batch["labels"])
     measured = {"claim_accuracy": claim_accuracy, "step_accuracy": step_accuracy}
-    values = {"claims": float(claims.detach()), "steps": float(steps.detach()), "language": float(language.detach())}
-    return claims + steps + 0.5 * language, values | measured
+    corrected, recall = correction_loss(below, head, batch["expected"])
+    losses = {"claims": claims, "steps": steps, "language": language, "corrected": corrected}
+    values = {name: float(loss.detach()) for name, loss in losses.items()}
+    measured |= {"recall": recall}
+    return claims + steps + 0.5 * language + 0.5 * corrected, values | measured
 
 
 def pretrain(
     vlm: VLM, stage: str, config: PretrainConfig, log: Callable[[int, dict[str, float]], None], every: int = 100
 ) -> VLM:
-    """Train in place on endless lessons: stage "looking", "explaining" or "checking". `log` gets the mean of each `every` updates."""
+    """Train in place on endless lessons: stage "looking", "explaining" or "checking".
+
+    `log` gets the mean losses of each `every` updates.
+    """
     encoder, generator = Encoder(vlm), np.random.default_rng(config.seed + 1)
     if stage == "looking":
         losses, make = looking_losses, _looking_lessons(encoder, generator, config)
