@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # With -c, torch is taken in the one version that constraints.txt names, before any range can pull in a GPU build.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 WORKERS ?= 2
+export HF_HUB_DISABLE_TELEMETRY = 1
+export TOKENIZERS_PARALLELISM = false
 
 .PHONY: run test check bench clean
 
@@ -13,7 +15,7 @@ run: $(VENV)/mini.stamp
 
 # One thread a worker: two workers with two threads each on two cores are slower than either alone.
 test: $(VENV)/dev.stamp
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg HF_HUB_OFFLINE=1 \
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 \
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: $(VENV)/dev.stamp

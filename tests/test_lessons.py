@@ -198,7 +198,7 @@ def test_a_lesson_carries_the_checkers_word():
         assert lesson.answer == (lesson.chain.answer == example.answer)
 
 
-def test_half_are_short_and_misread_and_three_tenths_planted():
+def test_the_shares_of_short_wrong_and_gold_chains():
     counts: Counter[str] = Counter()
     for problem, lesson in lessons(640, start=3):
         if lesson.chain.answer is None:
@@ -206,10 +206,12 @@ def test_half_are_short_and_misread_and_three_tenths_planted():
             counts["short"] += 1
         else:
             gold = lesson.chain == problem.example().chain
-            counts["gold" if gold else "planted"] += 1
+            counts["gold" if gold else "wrong"] += 1
             assert gold == (all(lesson.steps) and lesson.answer), problem.id
     shares = {name: count / 640 for name, count in counts.items()}
-    assert shares == pytest.approx({"short": 0.5, "planted": 0.3, "gold": 0.2}, abs=0.06)
+    # Gold chains are a tenth, and those of the 0.4 misread ones in which chance left every needed fact as it was.
+    assert shares["short"] == pytest.approx(0.3, abs=0.05)
+    assert 0.25 < shares["wrong"] < 0.5 and 0.2 < shares["gold"] < 0.45
 
 
 def test_misreading_changes_needed_facts_alone_and_as_often_as_asked():

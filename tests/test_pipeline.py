@@ -88,7 +88,7 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path):
         Run(replace(SMALL, seed=1), tmp_path / "run")
 
 
-def test_no_disk_left_is_one_line(tmp_path, small_base, monkeypatch):
+def test_a_lost_output_is_named(tmp_path, small_base, monkeypatch):
     monkeypatch.setattr(stages, "SHIPPED", small_base)
     with Run(SMALL, tmp_path / "run") as run:
         stages.make_problems(run)
@@ -101,9 +101,8 @@ def test_no_disk_left_is_one_line(tmp_path, small_base, monkeypatch):
         stages.make_problems(run)
 
 
-@pytest.mark.slow
 def test_the_whole_run_in_miniature(tmp_path):
-    """Two minutes: from the shipped base to the report, with two workers."""
+    """From the shipped base to the report, with two workers."""
     recipe = replace(SMALL, name="miniature", threads=2, problems=replace(SMALL.problems, sft=3200))
     with Run(recipe, tmp_path / "run") as run:
         report = stages.run_recipe(run)

@@ -19,9 +19,9 @@ def mini(seed: int) -> Recipe:
         # Small models learn from many small updates: 1,000 of 8 rows, at a rate that a large model would not survive.
         sft=SftConfig(learning_rate=1.5e-3, batch_size=8, forward_rows=8),
         sampling=SearchConfig(n=16, temperature=1.0, top_p=0.95, max_tokens=320),  # paper, App. C
-        labels=Labels(chains=1, rollouts=16, unseen_chains=64),
+        labels=Labels(chains=2, rollouts=16, unseen_chains=64),
         # The backbone has learnt to check already; the labels fit it to this policy's mistakes.
-        prm=PrmConfig(learning_rate=3e-5, epochs=1, batch_size=16, forward_rows=8),
+        prm=PrmConfig(learning_rate=1e-4, epochs=3, batch_size=8, forward_rows=8),
         dpo=DpoConfig(learning_rate=1e-4, epochs=1, batch_size=16, forward_rows=8, chosen_nll_weight=1.0),
         beams=(4, 16),
         wide_beam=1,  # a wider beam costs as much again: --set wide_beam=4
@@ -38,7 +38,14 @@ def smoke(seed: int) -> Recipe:
         recipe,
         name="smoke",
         problems=Problems(sft=1600, labels=32, dpo=64, test=64, held_out=16),
-        pretraining=replace(recipe.pretraining, looking=looking, explaining=explaining, checking=checking),
+        pretraining=replace(
+            recipe.pretraining,
+            looking=looking,
+            explaining=explaining,
+            checking=checking,
+            fine_tuned_on=400,
+            mistaken_questions=16,
+        ),
         sft=replace(recipe.sft, learning_rate=2e-3, batch_size=8, forward_rows=8),
         sampling=replace(recipe.sampling, n=4, max_tokens=192),
         labels=Labels(chains=1, rollouts=4, unseen_chains=16),

@@ -6,26 +6,31 @@ problems of the train split without end, so nothing is seen twice and nothing of
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from chainofstep.chain import BAD, GOOD, REFLECTION_START, STEP_TAG, THOUGHT_START, Chain, render
+from chainofstep.chain import BAD, GOOD, REASONING_TOKENS, REFLECTION_START, STEP_TAG, THOUGHT_START, Chain, render
+from chainofstep.models.engine import Engine
 from chainofstep.models.tiny import POLICY, Shape, build_tiny, grow
 from chainofstep.models.vlm import VLM, add_step_tokens, load_vlm, save_vlm
 from chainofstep.problems.tasks.build import Problem, chain_of
 from chainofstep.problems.tasks.lessons import (
     CheckedChain,
+    checked,
     checking_lesson,
     explaining_turns,
     lesson_problems,
     looking_turns,
 )
 from chainofstep.progress import progress
+from chainofstep.records import Request
 from chainofstep.store import Log, file_hash, write_json
+from chainofstep.training.sft import SftConfig, SftRow, train_sft
 
 IGNORED = -100
 
@@ -57,7 +62,10 @@ class BaseConfig:
         updates=600, schedule=1000, warmup=100, turns=3, first_problem=30_000_000
     )
     extra_layers: int = 3
-    checking: PretrainConfig = PretrainConfig(updates=2300, first_problem=20_000_000)
+    checking: PretrainConfig = PretrainConfig(updates=3300, first_problem=20_000_000)
+    fine_tuned_on: int = 8000  # problems for the policy whose mistakes the backbone learns to find
+    mistaken_questions: int = 2400  # problems that it answers, eight times each
+    mistakes_from: int = 40_000_000
 
 
 @dataclass
@@ -238,12 +246,38 @@ def checking_losses(vlm: VLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Ten
     return claims + steps + 0.5 * language + 0.5 * corrected, values | measured
 
 
+Mistakes = Sequence[tuple[Problem, Chain]]
+
+
+def sampled_chains(policy: VLM, questions: int, samples: int, seed: int, folder: Path) -> Mistakes:
+    """Distinct chains that a fine-tuned policy samples on train problems: the mistakes that policies really make."""
+    made = list(islice(lesson_problems(seed), questions))
+    examples = []
+    for problem in made:
+        path = folder / f"{problem.id}.png"
+        problem.picture.save(path)
+        examples.append(problem.example(str(path)))
+    requests = [Request(example, samples, seed=seed, max_tokens=320, top_p=0.95) for example in examples]
+    pools = Engine(policy).sample(requests)
+    return [
+        (problem, chain)
+        for problem, pool in zip(made, pools, strict=True)
+        for chain in dict.fromkeys(rollout.chain for rollout in pool)
+        if chain is not None
+    ]
+
+
 def pretrain(
-    vlm: VLM, stage: str, config: PretrainConfig, log: Callable[[int, dict[str, float]], None], every: int = 100
+    vlm: VLM,
+    stage: str,
+    config: PretrainConfig,
+    log: Callable[[int, dict[str, float]], None],
+    every: int = 100,
+    mistakes: Mistakes = (),
 ) -> VLM:
     """Train in place on endless lessons: stage "looking", "explaining" or "checking".
 
-    `log` gets the mean losses of each `every` updates.
+    `log` gets the mean losses of each `every` updates. Where there are `mistakes`, every other checking lesson is one.
     """
     encoder, generator = Encoder(vlm), np.random.default_rng(config.seed + 1)
     if stage == "looking":
@@ -251,7 +285,7 @@ def pretrain(
     elif stage == "explaining":
         losses, make = looking_losses, lambda p: encoder.looking(p, explaining_turns(p, generator, config.turns))
     elif stage == "checking":
-        losses, make = checking_losses, lambda p: encoder.checking(p, checking_lesson(p, generator))
+        losses, make = checking_losses, _checking_lessons(encoder, generator, mistakes)
     else:
         raise ValueError(f"stage must be 'looking', 'explaining' or 'checking', not {stage!r}")
     vlm.model.train()
@@ -286,6 +320,18 @@ def _looking_lessons(
     return make
 
 
+def _checking_lessons(
+    encoder: Encoder, generator: np.random.Generator, mistakes: Mistakes
+) -> Callable[[Problem], Lesson]:
+    def make(problem: Problem) -> Lesson:
+        if mistakes and generator.random() < 0.5:
+            other, chain = mistakes[int(generator.integers(len(mistakes)))]
+            return encoder.checking(other, checked(other, chain))
+        return encoder.checking(problem, checking_lesson(problem, generator))
+
+    return make
+
+
 def _optimizer(vlm: VLM, config: PretrainConfig) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     optimizer = torch.optim.AdamW(
         vlm.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
@@ -315,18 +361,35 @@ def make_base(config: BaseConfig, seed: int, out: Path) -> Path:
     save_vlm(policy, out / "policy")
     prm = VLM(grown, load_vlm(out / "policy").processor)
     add_step_tokens(prm)
-    _teach(prm, "checking", config.checking, seed, log)
+    with TemporaryDirectory() as scratch:
+        mistakes = _own_mistakes(config, seed, out / "policy", Path(scratch))
+    _teach(prm, "checking", config.checking, seed, log, mistakes)
     save_vlm(prm, out / "prm")
     hashes = {name: file_hash(out / name / "model.safetensors") for name in ("policy", "prm")}
     write_json(out / "made.json", {"seed": seed, "config": asdict(config), "sha256": hashes})
     return out
 
 
-def _teach(vlm: VLM, stage: str, config: PretrainConfig, seed: int, log: Log) -> None:
+def _own_mistakes(config: BaseConfig, seed: int, base: Path, scratch: Path) -> Mistakes:
+    """Chains of a policy fine-tuned from the base, as a run will fine-tune one, on problems of its own."""
+    policy = load_vlm(base)
+    add_step_tokens(policy, REASONING_TOKENS)
+    rows = []
+    for problem in islice(lesson_problems(config.mistakes_from), config.fine_tuned_on):
+        path = scratch / f"{problem.id}.png"
+        problem.picture.save(path)
+        example = problem.example(str(path))
+        rows.append(SftRow(example, render(chain_of(problem.solution()))))
+    fine_tuning = SftConfig(learning_rate=1.5e-3, batch_size=8, forward_rows=8, seed=seed)
+    train_sft(policy, rows, fine_tuning, scratch / "sft")
+    return sampled_chains(policy, config.mistaken_questions, 8, config.mistakes_from + 1_000_000, scratch)
+
+
+def _teach(vlm: VLM, stage: str, config: PretrainConfig, seed: int, log: Log, mistakes: Mistakes = ()) -> None:
     with progress(stage, config.updates) as tick:
 
         def report(update: int, values: dict[str, float]) -> None:
             log.append({"stage": stage, "update": update, **values})
             tick(update)
 
-        pretrain(vlm, stage, replace(config, seed=seed), report)
+        pretrain(vlm, stage, replace(config, seed=seed), report, mistakes=mistakes)

@@ -158,16 +158,20 @@ def _claim_ends(checker: Checker, part: str, text: str) -> Iterator[tuple[str, i
 
 
 def checking_lesson(problem: Problem, generator: np.random.Generator) -> CheckedChain:
-    """A chain to check: half the time the first steps of a much misread one, else a whole one, gold or planted.
+    """A chain to check, in the shares in which they teach most.
 
-    The short ones come from a scene in which every needed fact is misread with chance 0.35, so that right and wrong
-    readings are about as frequent; in whole chains wrong ones are too rare to learn looking from.
+    - 0.3: the first one or two steps of a chain whose needed facts are each misread with chance 0.35, so that right
+      and wrong readings are about as frequent; in whole chains wrong ones are too rare to learn looking from;
+    - 0.4: a whole chain misread with chance 0.12 a fact, as a policy misreads, its answer wrong with it;
+    - 0.2: one planted error of a random kind; 0.1: the gold chain.
     """
     draw = generator.random()
-    if draw < 0.5:
+    if draw < 0.3:
         steps = chain_of(problem.solution(misread(problem, 0.35, generator))).steps
         return checked(problem, Chain(steps[: int(generator.integers(1, 3))]))
-    if draw < 0.8:
+    if draw < 0.7:
+        return checked(problem, chain_of(problem.solution(misread(problem, 0.12, generator))))
+    if draw < 0.9:
         for name in generator.permutation(list(PLANTERS)):
             if (chain := PLANTERS[str(name)](problem, generator)) is not None:
                 return checked(problem, chain)
