@@ -272,7 +272,7 @@ def test_prm_learns_labels_hard_and_soft(examples, tmp_path):
     right, wrong, unsure = chain(1), chain(2, answer="4"), chain(3)
     labels = {right: (1.0, 1.0), wrong: (0.0, 0.0), unsure: (0.7, 1.0)}
     rows = [PrmRow(e, c, (step,), answer) for e in examples for c, (step, answer) in labels.items()]
-    train_prm(vlm, rows, replace(PRM_SETTINGS, epochs=60, learning_rate=5e-3, weight_decay=0.0), tmp_path)
+    train_prm(vlm, rows, replace(PRM_SETTINGS, epochs=60, learning_rate=2e-3, weight_decay=0.0), tmp_path)
     scored = dict(zip(labels, PRM(load_vlm(tmp_path)).score([(examples[1], c) for c in labels]), strict=True))
     assert scored[right].steps[0] > 0.9 and scored[right].answer > 0.9
     assert scored[wrong].steps[0] < 0.1 and scored[wrong].answer < 0.1

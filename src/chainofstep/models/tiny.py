@@ -121,6 +121,7 @@ def build_tiny(shape: Shape, seed: int, processor: LlavaProcessor | None = None)
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
+    torch.manual_seed(seed)  # the tower draws its biases from it
     model = LlavaForConditionalGeneration(config)
     initialize(model, seed)
     return VLM(model.eval(), processor)
