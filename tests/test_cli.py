@@ -179,7 +179,8 @@ def test_wrong_files_are_named(tmp_path):
     )
 
 
-def test_missing_models_are_named(problem_file, tmp_path):
+def test_missing_models_are_named(problem_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where there is no runs/mini to take models from
     absent = tmp_path / "absent"
     picture = next((problem_file.parent / "pictures").glob("*.png"))
     assert error("sample", absent, problem_file, "--out", tmp_path / "r.jsonl").startswith(
