@@ -4,9 +4,10 @@ from typing import Any
 
 from chainofstep.answers import is_right
 from chainofstep.models.prm import PRM
+from chainofstep.pipeline.rows import read_results
 from chainofstep.pipeline.run import Run
 from chainofstep.problems.tasks.checker import check_steps
-from chainofstep.records import Example, StepScores, from_row, to_row
+from chainofstep.records import Example, StepScores, to_row
 from chainofstep.search import SearchResult, pool_results
 
 SHOWN = 48  # questions: three of each kind
@@ -23,9 +24,7 @@ def write_gallery(run: Run) -> None:
         "self_consistency": pool_results(examples, pools, None, "self_consistency", n),
         "best_of_n": pool_results(examples, pools, scores, "best_of_n", n),
     }
-    rows = {row["id"]: row for row in run.folder.log(f"search/beam-{beam}-1/results").rows()}
-    beams = [{key: value for key, value in rows[example.id].items() if key != "id"} for example in examples]
-    chosen["step_beam"] = [from_row(SearchResult, row) for row in beams]
+    chosen["step_beam"] = read_results(run.folder.log(f"search/beam-{beam}-1/results"), examples)
     prm = PRM(run.model("prm"))
     log = run.folder.log("gallery")
     log.path.unlink(missing_ok=True)

@@ -12,8 +12,9 @@ from chainofstep.evaluate import Outcome, by_group, grade, grade_results, paired
 from chainofstep.pipeline.gallery import write_gallery
 from chainofstep.pipeline.judged import caught_by_kind, label_quality, prm_quality, score_bins
 from chainofstep.pipeline.recipe import beams
+from chainofstep.pipeline.rows import read_results
 from chainofstep.pipeline.run import Run
-from chainofstep.records import Example, Rollout, from_row
+from chainofstep.records import Example, Rollout
 from chainofstep.report.schema import check_results
 from chainofstep.search import POOL_METHODS, SearchResult, pool_results
 from chainofstep.store import write_json
@@ -106,21 +107,20 @@ class Measurements:
             yield row | share(counts.right, counts.total)
 
     def methods(self) -> Iterator[dict[str, Any]]:
-        yield self._method("greedy", 1, 1, [pool_of_one(self.test, self.greedy["sft"])])
+        yield self._method("greedy", 1, 1, pool_of_one(self.test, self.greedy["sft"]))
         for n in self.run.recipe.pool_sizes:
             for method in POOL_METHODS:
                 results = pool_results(self.test, self.pools, self.scores, method, n)
-                yield self._method(method, n, 1, [results])
+                yield self._method(method, n, 1, results)
         for n, width in beams(self.run.recipe):
-            rows = {row["id"]: row for row in self.run.folder.log(f"search/beam-{n}-{width}/results").rows()}
-            results = [from_row(SearchResult, without_id(rows[example.id])) for example in self.test]
-            yield self._method("step_beam", n, width, [results])
+            log = self.run.folder.log(f"search/beam-{n}-{width}/results")
+            yield self._method("step_beam", n, width, read_results(log, self.test))
 
-    def _method(self, method: str, n: int, width: int, results: list[list[SearchResult]]) -> dict[str, Any]:
-        outcomes = grade_results(self.test, results[0])
+    def _method(self, method: str, n: int, width: int, results: list[SearchResult]) -> dict[str, Any]:
+        outcomes = grade_results(self.test, results)
         if n == max(self.run.recipe.pool_sizes) and width == 1:
             self._keep(method, outcomes)
-        costs = [result.cost for result in results[0]]
+        costs = [result.cost for result in results]
         right = tally(outcomes).right
         spent = {
             "sampled_tokens": sum(cost.sampled_tokens for cost in costs),
@@ -172,10 +172,6 @@ class Measurements:
 
 def pool_of_one(examples: Sequence[Example], rollouts: Sequence[Rollout]) -> list[SearchResult]:
     return pool_results(examples, [[rollout] for rollout in rollouts], None, "self_consistency", 1)
-
-
-def without_id(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "id"}
 
 
 def stage_names(run: Run) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from chainofstep.progress import progress
 from chainofstep.records import Example, Rollout, Scored, ScoreFailure, StepScores, from_row
+from chainofstep.search import SearchResult
 from chainofstep.store import Log, done_ids
 
 CHUNK = 64
@@ -60,6 +61,12 @@ def read_scores(log: Log, examples: Sequence[Example]) -> list[list[Scored]]:
     """Each example's scores, in the order of `examples` and of its rollouts."""
     scores = {row["id"]: [_scored(entry) for entry in row["scores"]] for row in log.rows()}
     return [scores[example.id] for example in examples]
+
+
+def read_results(log: Log, examples: Sequence[Example]) -> list[SearchResult]:
+    """Each example's search result, in the order of `examples`."""
+    rows = {row.pop("id"): row for row in log.rows()}
+    return [from_row(SearchResult, rows[example.id]) for example in examples]
 
 
 def _scored(entry: Row) -> Scored:

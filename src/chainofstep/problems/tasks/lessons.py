@@ -194,6 +194,3 @@ def lesson_problems(start: int) -> Iterator[Problem]:
     while True:
         yield make_problem(TRAINED[seed % len(TRAINED)], "train", seed)
         seed += 1
-
-
-__all__ = ["CheckedChain", "checking_lesson", "lesson_problems", "looking_turns", "reading", "step_text"]

@@ -1,7 +1,7 @@
 """What a generated problem is made of: a kind of question, a scene of facts, and how the facts give the answer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -61,7 +61,6 @@ class Kind:
     set_up: Callable[[np.random.Generator, Split], Setup]
     draw: Callable[[dict[str, Any], np.random.Generator], Image.Image]
     held_out: bool = False  # never trained on
-    tags: tuple[str, ...] = field(default=())
 
 
 def read_group(group: str, subjects: Sequence[str], facts: Facts) -> Move:
