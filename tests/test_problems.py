@@ -420,10 +420,9 @@ def test_only_generated_problems_can_be_checked():
 NEED_NOT_APPLY = {
     "wrong arithmetic": {"line_extreme", "circuit_lamp", "food_web", "relation", "warm_or_cool"},
     "irrelevance": {
-        *("lever_tip", "lever_difference", "circuit_resistance", "circuit_lamp", "food_web"),
+        *("lever_tip", "lever_difference", "circuit_resistance"),
         *("count_colour", "count_shape"),
     },
-    "contradiction": {"food_web"},
 }
 
 

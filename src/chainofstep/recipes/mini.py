@@ -33,6 +33,7 @@ def smoke(seed: int) -> Recipe:
     recipe = mini(seed)
     looking = replace(recipe.pretraining.looking, updates=200, schedule=0, captions_first=100, warmup=20)
     explaining = replace(recipe.pretraining.explaining, updates=100, schedule=0, warmup=20)
+    longer = replace(recipe.pretraining.looking_longer, updates=100, warmup=20)
     checking = replace(recipe.pretraining.checking, updates=100, warmup=20)
     return replace(
         recipe,
@@ -42,6 +43,7 @@ def smoke(seed: int) -> Recipe:
             recipe.pretraining,
             looking=looking,
             explaining=explaining,
+            looking_longer=longer,
             checking=checking,
             fine_tuned_on=400,
             mistaken_questions=16,

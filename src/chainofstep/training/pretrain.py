@@ -5,6 +5,7 @@ problems of the train split without end, so nothing is seen twice and nothing of
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
 from pathlib import Path
@@ -47,24 +48,28 @@ class PretrainConfig:
     weight_decay: float = 0.02
     turns: int = 5
     captions_first: int = 600  # updates of captions alone, before other turns join
+    looking_share: float = 0.0  # of checking lessons, how many are looking lessons instead
     seed: int = 0
     first_problem: int = 10_000_000  # far from the seeds that a run draws
 
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """How the shipped weights are made: both models look first, then the policy's base learns to explain in prose,
-    and the PRM's backbone, deeper by `extra_layers`, to check chains."""
+    """How the shipped weights are made: both models look first, then the policy's base learns to explain in prose.
+    The PRM's backbone looks longer, grows by `extra_layers`, and learns to check chains without forgetting to look."""
 
     shape: Shape = POLICY
     looking: PretrainConfig = PretrainConfig(updates=2500, schedule=5000, learning_rate=1.5e-3)
     explaining: PretrainConfig = PretrainConfig(
         updates=600, schedule=1000, warmup=100, turns=3, first_problem=30_000_000
     )
+    looking_longer: PretrainConfig = PretrainConfig(
+        updates=2000, warmup=100, captions_first=0, first_problem=50_000_000
+    )
     extra_layers: int = 3
-    checking: PretrainConfig = PretrainConfig(updates=3300, first_problem=20_000_000)
+    checking: PretrainConfig = PretrainConfig(updates=5000, looking_share=0.25, first_problem=20_000_000)
     fine_tuned_on: int = 8000  # problems for the policy whose mistakes the backbone learns to find
-    mistaken_questions: int = 2400  # problems that it answers, eight times each
+    mistaken_questions: int = 4000  # problems that it answers, six times each
     mistakes_from: int = 40_000_000
 
 
@@ -226,7 +231,8 @@ def checking_losses(vlm: VLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Ten
     To check a claim is to compare what stands there with what the model would have said, which is known after the
     layers that the backbone shares with the policy. So the layers above them compare, the last one gathers for each
     tag what was found wrong in its step, and the claims' own labels teach the comparing. As a yes or no is a thin
-    signal, the same layer also names the token that should stand where a wrong one stands.
+    signal, the same layer also names the token that should stand where a wrong one stands. Looking lessons count as
+    language alone.
     """
     mask = (batch["input_ids"] != vlm.tokenizer.pad_token_id).long()
     output = vlm.model.model(
@@ -243,7 +249,7 @@ def checking_losses(vlm: VLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Ten
     losses = {"claims": claims, "steps": steps, "language": language, "corrected": corrected}
     values = {name: float(loss.detach()) for name, loss in losses.items()}
     measured |= {"recall": recall}
-    return claims + steps + 0.5 * language + 0.5 * corrected, values | measured
+    return claims + steps + language + 0.5 * corrected, values | measured
 
 
 Mistakes = Sequence[tuple[Problem, Chain]]
@@ -277,7 +283,7 @@ def pretrain(
 ) -> VLM:
     """Train in place on endless lessons: stage "looking", "explaining" or "checking".
 
-    `log` gets the mean losses of each `every` updates. Where there are `mistakes`, every other checking lesson is one.
+    `log` gets the mean losses of each `every` updates. Where there are `mistakes`, every other chain to check is one.
     """
     encoder, generator = Encoder(vlm), np.random.default_rng(config.seed + 1)
     if stage == "looking":
@@ -285,7 +291,7 @@ def pretrain(
     elif stage == "explaining":
         losses, make = looking_losses, lambda p: encoder.looking(p, explaining_turns(p, generator, config.turns))
     elif stage == "checking":
-        losses, make = checking_losses, _checking_lessons(encoder, generator, mistakes)
+        losses, make = checking_losses, _checking_lessons(encoder, generator, config, mistakes)
     else:
         raise ValueError(f"stage must be 'looking', 'explaining' or 'checking', not {stage!r}")
     vlm.model.train()
@@ -321,9 +327,11 @@ def _looking_lessons(
 
 
 def _checking_lessons(
-    encoder: Encoder, generator: np.random.Generator, mistakes: Mistakes
+    encoder: Encoder, generator: np.random.Generator, config: PretrainConfig, mistakes: Mistakes
 ) -> Callable[[Problem], Lesson]:
     def make(problem: Problem) -> Lesson:
+        if generator.random() < config.looking_share:
+            return encoder.looking(problem, looking_turns(problem, generator, config.turns))
         if mistakes and generator.random() < 0.5:
             other, chain = mistakes[int(generator.integers(len(mistakes)))]
             return encoder.checking(other, checked(other, chain))
@@ -356,10 +364,12 @@ def make_base(config: BaseConfig, seed: int, out: Path) -> Path:
     log.path.unlink(missing_ok=True)
     policy = build_tiny(config.shape, seed)
     _teach(policy, "looking", config.looking, seed, log)
-    grown = grow(policy, config.extra_layers).model
+    trunk = deepcopy(policy.model)
     _teach(policy, "explaining", config.explaining, seed, log)
     save_vlm(policy, out / "policy")
-    prm = VLM(grown, load_vlm(out / "policy").processor)
+    prm = VLM(trunk, load_vlm(out / "policy").processor)
+    _teach(prm, "looking", config.looking_longer, seed, log)
+    prm = grow(prm, config.extra_layers)
     add_step_tokens(prm)
     with TemporaryDirectory() as scratch:
         mistakes = _own_mistakes(config, seed, out / "policy", Path(scratch))
@@ -382,7 +392,7 @@ def _own_mistakes(config: BaseConfig, seed: int, base: Path, scratch: Path) -> M
         rows.append(SftRow(example, render(chain_of(problem.solution()))))
     fine_tuning = SftConfig(learning_rate=1.5e-3, batch_size=8, forward_rows=8, seed=seed)
     train_sft(policy, rows, fine_tuning, scratch / "sft")
-    return sampled_chains(policy, config.mistaken_questions, 8, config.mistakes_from + 1_000_000, scratch)
+    return sampled_chains(policy, config.mistaken_questions, 6, config.mistakes_from + 1_000_000, scratch)
 
 
 def _teach(vlm: VLM, stage: str, config: PretrainConfig, seed: int, log: Log, mistakes: Mistakes = ()) -> None:

@@ -162,14 +162,14 @@ def checking_lesson(problem: Problem, generator: np.random.Generator) -> Checked
 
     - 0.3: the first one or two steps of a chain whose needed facts are each misread with chance 0.35, so that right
       and wrong readings are about as frequent; in whole chains wrong ones are too rare to learn looking from;
-    - 0.4: a whole chain misread with chance 0.12 a fact, as a policy misreads, its answer wrong with it;
-    - 0.2: one planted error of a random kind; 0.1: the gold chain.
+    - 0.3: a whole chain misread with chance 0.12 a fact, as a policy misreads, its answer wrong with it;
+    - 0.3: one planted error of a random kind; 0.1: the gold chain.
     """
     draw = generator.random()
     if draw < 0.3:
         steps = chain_of(problem.solution(misread(problem, 0.35, generator))).steps
         return checked(problem, Chain(steps[: int(generator.integers(1, 3))]))
-    if draw < 0.7:
+    if draw < 0.6:
         return checked(problem, chain_of(problem.solution(misread(problem, 0.12, generator))))
     if draw < 0.9:
         for name in generator.permutation(list(PLANTERS)):

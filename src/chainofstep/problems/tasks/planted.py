@@ -11,7 +11,7 @@ import numpy as np
 
 from chainofstep.chain import Chain
 from chainofstep.problems.tasks.build import Problem, chain_of
-from chainofstep.problems.tasks.claims import Equation, Fact, read_sentence
+from chainofstep.problems.tasks.claims import Equation, Fact, plain, read_sentence
 from chainofstep.problems.tasks.problem import Move, Solution
 
 Planter = Callable[[Problem, np.random.Generator], Chain | None]
@@ -104,7 +104,7 @@ def contradiction(problem: Problem, generator: np.random.Generator) -> Chain | N
 def _contradict(sentence: str, problem: Problem, generator: np.random.Generator) -> str | None:
     claims = [claim for claim in read_sentence(sentence, problem.setup.groups) or [] if isinstance(claim, Fact)]
     claim = claims[int(generator.integers(len(claims)))]
-    if claim.subject in problem.setup.seen:
+    if claim.subject in {plain(subject) for subject in problem.setup.seen}:
         values = [fact.value for fact in claims]
         values[claims.index(claim)] = _other(problem.setup.domain(claim.subject), claim.value, generator)
         tail = " in " if " in " in sentence and " for " not in sentence else " for "

@@ -93,6 +93,8 @@ def lever_difference(generator: np.random.Generator, split: Split) -> Setup:
 
 
 RESISTORS = ((1, 0), (4, 0), (5, 3))
+LAMP_RESISTORS = ((5, 1), (5, 3.5))
+SWITCHES = ((0.75, 0), (2.5, 0), (4.25, 0))
 
 
 def draw_circuit(drawing: dict[str, Any], generator: np.random.Generator) -> Image.Image:
@@ -101,10 +103,11 @@ def draw_circuit(drawing: dict[str, Any], generator: np.random.Generator) -> Ima
     canvas.box((0.5, 0.5), (5, 5))
     canvas.box((0, 2.5), (1, 1), fill=(225, 225, 230))
     canvas.text((0, 2.5), "V", size=12)
-    for (column, row), value in zip(RESISTORS, drawing.get("resistors", ()), strict=False):
+    places = LAMP_RESISTORS if "switches" in drawing else RESISTORS
+    for (column, row), value in zip(places, drawing["resistors"], strict=False):
         canvas.box((column, row), (1, 1), fill=(232, 214, 190))
         canvas.text((column, row), str(value), size=13)
-    for (column, row), state in zip(((1, 0), (4, 0)), drawing.get("switches", ()), strict=False):
+    for (column, row), state in zip(SWITCHES, drawing.get("switches", ()), strict=False):
         _draw_switch(canvas, column, row, closed=state == "closed")
     if "switches" in drawing:
         canvas.pen.ellipse((40, 80, 55, 95), fill=COLOURS["yellow"], outline=(40, 40, 48))
@@ -138,53 +141,76 @@ def _read_part(name: str, facts: Facts) -> Move:
 
 
 def circuit_lamp(generator: np.random.Generator, split: Split) -> Setup:
-    states = ["closed" if generator.random() < 0.65 else "open" for _ in range(2)]
-    names = ("switch 1", "switch 2")
-    seen = dict(zip(names, states, strict=True))
+    """Half the lamps are on. The resistors beside the switches do not matter to whether a lamp is lit."""
+    lit, draws = generator.random() < 0.5, generator.random(3)
+    states = ["closed" if lit or draw < 0.5 else "open" for draw in draws]
+    values = [int(value) for value in generator.integers(1, 10, size=2)]
+    switches = ("switch 1", "switch 2", "switch 3")
+    seen = dict(zip(switches, states, strict=True))
+    seen |= {f"resistor {number}": str(value) for number, value in enumerate(values, 1)}
 
     def solve(facts: Facts) -> Solution:
-        moves = [_read_part(name, facts) for name in names]
-        lit = all(facts[name] == "closed" for name in names)
+        moves = [_read_part(name, facts) for name in switches]
+        lit = all(facts[name] == "closed" for name in switches)
         end = Move("Apply the rule", (LAMP_RULE,), (f"The lamp is {'on' if lit else 'off'}",))
         return Solution((*moves, end), "yes" if lit else "no")
 
-    domain = ("closed", "open")
-    drawing = {"switches": states}
-    return Setup("Is the lamp on?", "word", seen, {}, lambda _: domain, drawing, solve, needed=names)
+    def domain(subject: str) -> tuple[str, ...]:
+        return ("closed", "open") if subject in switches else tuple(str(value) for value in range(1, 10))
+
+    drawing = {"switches": states, "resistors": values}
+    return Setup("Is the lamp on?", "word", seen, {}, domain, drawing, solve, needed=switches)
+
+
+CORNERS = ((20, 20), (76, 20), (76, 76), (20, 76))  # centres of four species, clockwise
 
 
 def draw_web(drawing: dict[str, Any], generator: np.random.Generator) -> Image.Image:
-    """Three species in a row, an arrow from the eaten to the eater between each two."""
+    """Four species in a ring, an arrow from the eaten to the eater between neighbours."""
     canvas = Canvas()
-    for place, species in enumerate(drawing["species"]):
-        canvas.pen.ellipse((32 * place, 32, 32 * place + 15, 47), fill=(214, 232, 214), outline=(40, 40, 48))
-        canvas.text((2 * place, 2), species, size=12)
-    for place, forward in enumerate(drawing["forward"]):
-        left, right, y = 32 * place + 17, 32 * place + 30, 40
-        canvas.pen.line((left, y, right, y), fill=(40, 40, 48), width=2)
-        tip, back = (right, right - 5) if forward else (left, left + 5)
-        canvas.pen.polygon([(tip, y), (back, y - 5), (back, y + 5)], fill=(40, 40, 48))
+    for (x, y), species in zip(CORNERS, drawing["species"], strict=True):
+        canvas.pen.ellipse((x - 12, y - 12, x + 12, y + 12), fill=(214, 232, 214), outline=(40, 40, 48))
+        canvas.text((x / 16 - 0.5, y / 16 - 0.5), species, size=15)
+    for place, eaten in enumerate(drawing["eaten"]):
+        ends = (CORNERS[place], CORNERS[(place + 1) % 4])
+        _draw_arrow(canvas, *(ends if eaten else ends[::-1]))
     return canvas.noisy(generator, 4.0)
 
 
+def _draw_arrow(canvas: Canvas, start: tuple[int, int], end: tuple[int, int]) -> None:
+    """Between two corners of the ring, in the middle 26 pixels of their side."""
+    (x, y), (dx, dy) = start, (np.sign(end[0] - start[0]), np.sign(end[1] - start[1]))
+    tail, tip, neck = ((x + far * dx, y + far * dy) for far in (15, 41, 33))
+    canvas.pen.line((*tail, *neck), fill=(40, 40, 48), width=3)
+    canvas.pen.polygon(
+        [tip, (neck[0] + 7 * dy, neck[1] + 7 * dx), (neck[0] - 7 * dy, neck[1] - 7 * dx)], fill=(40, 40, 48)
+    )
+
+
 def food_web(generator: np.random.Generator, split: Split) -> Setup:
-    """The middle species eats one neighbour or is eaten by it; that neighbour vanishes."""
-    species = [str(letter) for letter in generator.choice(SPECIES, size=3, replace=False)]
-    forward = [bool(generator.integers(0, 2)) for _ in range(2)]
-    side = int(generator.integers(0, 2))
-    middle, gone = species[1], species[0 if side == 0 else 2]
-    eats = forward[0] if side == 0 else not forward[1]  # whether the middle species eats the one that vanishes
-    link = f"link of {middle} to {gone}"
-    seen = {link: "food" if eats else "eater"}
+    """One species of a ring vanishes, and a neighbour that it feeds or eats is asked about."""
+    species = [str(letter) for letter in generator.choice(SPECIES, size=4, replace=False)]
+    eaten = [bool(draw) for draw in generator.integers(0, 2, size=4)]  # each by the next one in the ring
+    if len(set(eaten)) == 1:  # no web: each would eat the next, all the way round
+        eaten[0] = not eaten[0]
+    asked, turned = int(generator.integers(4)), bool(generator.integers(0, 2))
+    seen = {}
+    for place in range(4):
+        first, second = species[place], species[(place + 1) % 4]
+        backward = place == asked and turned
+        names = (second, first) if backward else (first, second)
+        seen[f"link of {names[0]} to {names[1]}"] = "food" if eaten[place] == backward else "eater"
+    link = list(seen)[asked]
+    left, gone = link.split()[2], link.split()[4]
 
     def solve(facts: Facts) -> Solution:
         food = facts[link] == "food"
         rule, change = (FOOD_RULE, "falling") if food else (EATER_RULE, "rising")
-        end = Move("Apply the rule", (rule,), (f"The trend of {middle} is {change}",))
+        end = Move("Apply the rule", (rule,), (f"The trend of {left} is {change}",))
         return Solution((read_one(link, facts), end), change)
 
-    question = f"If {gone} vanishes, is {middle} rising or falling?"
-    drawing = {"species": species, "forward": forward}
+    question = f"If {gone} vanishes, is {left} rising or falling?"
+    drawing = {"species": species, "eaten": eaten}
     return Setup(question, "word", seen, {}, lambda _: ("food", "eater"), drawing, solve, needed=(link,))
 
 
