@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,6 +13,7 @@ from chainofstep.models.tiny import POLICY, build_tiny, grow
 from chainofstep.models.vlm import VLM, add_step_tokens, load_vlm, save_vlm
 from chainofstep.pipeline import stages
 from chainofstep.pipeline.measure import CLAIMS
+from chainofstep.pipeline.memory import MemoryWatch
 from chainofstep.pipeline.recipe import Labels, Problems, Recipe, Rounds
 from chainofstep.pipeline.run import Run
 from chainofstep.scoring.pairs import PairRule
@@ -86,6 +90,23 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path):
     Run(SMALL, tmp_path / "run")
     with pytest.raises(ValueError, match="seed=0, not 1"):
         Run(replace(SMALL, seed=1), tmp_path / "run")
+
+
+def test_two_commands_cannot_share_a_folder(tmp_path):
+    refused = pytest.raises(ValueError, match="is in use by another command: wait until it ends")
+    with Run(SMALL, tmp_path / "run"), refused, Run(SMALL, tmp_path / "run"):
+        pass
+    with Run(SMALL, tmp_path / "run"):
+        pass  # given back
+
+
+def test_memory_is_that_of_all_processes():
+    with MemoryWatch(interval=0.02) as idle:
+        time.sleep(0.1)
+    held = "import time; block = bytearray(b'x') * 150_000_000; time.sleep(1.5)"
+    with MemoryWatch(interval=0.02) as busy, subprocess.Popen([sys.executable, "-c", held]):
+        block = bytearray(b"x") * 100_000_000
+    assert 245 < busy.peak_mb - idle.peak_mb < 320, len(block)
 
 
 def test_a_lost_output_is_named(tmp_path, small_base, monkeypatch):

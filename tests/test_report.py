@@ -103,6 +103,7 @@ def made_up_results():
     return {
         "recipe": {"name": "mini", "seed": 0, "dpo": {"beta": 0.1, "rounds": 3}, "sample": {"n": 16, "top_p": 0.95}},
         "versions": {"chain-of-step": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
+        "peak_memory_mb": {"sft": 1840.0, "search": 2210.5},
         "wall_seconds": {"problems": 14.2, "sft": 96.0, "labels": 131.4, "prm": 154.8, "dpo-1": 61.0, "search": 88.5},
         "accuracy": accuracy_rows(),
         "claims": [dict(zip(keys, claim, strict=True)) | {"unit": "points"} for claim in claims],
@@ -283,7 +284,7 @@ def test_hostile_text_stays_text(tmp_path, whole):
     results = made_up_results()
     for key in ("recipe", "versions", "labels"):
         results[key] = poisoned(results[key])
-    for key in ("wall_seconds", "tokens"):
+    for key in ("wall_seconds", "peak_memory_mb", "tokens"):
         results[key] = {stage + HOSTILE: value for stage, value in results[key].items()}
     results["rejects"] = {HOSTILE: {HOSTILE: 3}}
     for rows, keys in (

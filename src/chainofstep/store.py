@@ -280,6 +280,7 @@ class Stage:
     attempts: int = 1  # more than 1: killed and resumed
     seconds: float | None = None  # wall time of the last attempt
     outputs: dict[str, str] = field(default_factory=dict)  # path in the run folder -> SHA-256
+    peak_mb: float | None = None  # the most memory in use during the last attempt, where it was watched
 
 
 class RunFolder:
@@ -334,8 +335,15 @@ class RunFolder:
         path = self._marker(name)
         return _record(Stage, read_json(path), str(path)) if path.exists() else None
 
-    def run_stage(self, name: str, inputs: Mapping[str, Any], work: Callable[[Path], Iterable[Path]]) -> Stage:
+    def run_stage(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        work: Callable[[Path], Iterable[Path]],
+        peak_mb: Callable[[], float | None] = lambda: None,
+    ) -> Stage:
         """Run `work(folder of the stage)` unless it is finished already; its files or folders are the outputs.
+        `peak_mb` is asked after it.
 
         A stage that was killed runs again, with its logs as they stand. `ValueError` if the stage was made from other
         inputs, or an output is no longer what the stage wrote.
@@ -350,7 +358,8 @@ class RunFolder:
         write_json(self._marker(name), asdict(stage))
         started = time.perf_counter()
         outputs = {str(file.relative_to(self.path)): file_hash(file) for file in _files(work(self.path / name))}
-        stage = Stage(name, wanted, stage.inputs_hash, stage.attempts, time.perf_counter() - started, outputs)
+        seconds = time.perf_counter() - started
+        stage = Stage(name, wanted, stage.inputs_hash, stage.attempts, seconds, outputs, peak_mb())
         write_json(self._marker(name), asdict(stage))
         return stage
 

@@ -17,7 +17,7 @@ from chainofstep.pipeline.run import Run
 from chainofstep.records import Example, Rollout
 from chainofstep.report.schema import check_results
 from chainofstep.search import POOL_METHODS, SearchResult, pool_results
-from chainofstep.store import write_json
+from chainofstep.store import Stage, write_json
 
 WEIGHTS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
 #: name, what the paper reports, and the two measurements whose difference in points is asked.
@@ -49,7 +49,8 @@ def write_results(run: Run) -> dict[str, Any]:
         "prm_by_error": list(caught_by_kind(run)),
         "calibration": list(score_bins(run)),
         "labels": label_quality(run),
-        "wall_seconds": wall_seconds(run),
+        "wall_seconds": {stage.name: stage.seconds for stage in stages(run)},
+        "peak_memory_mb": {stage.name: stage.peak_mb for stage in stages(run) if stage.peak_mb is not None},
         "tokens": sampled_tokens(run),
         "rejects": rejects(run),
     }
@@ -175,15 +176,16 @@ def pool_of_one(examples: Sequence[Example], rollouts: Sequence[Rollout]) -> lis
 
 
 def stage_names(run: Run) -> list[str]:
-    """The finished stages in the order they ran."""
+    """All stages in the order they ran."""
     folder = run.path("stages")
     files = sorted(folder.rglob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     return [str(path.relative_to(folder).with_suffix("")) for path in files]
 
 
-def wall_seconds(run: Run) -> dict[str, float]:
-    stages = {name: run.folder.stage(name) for name in stage_names(run)}
-    return {name: stage.seconds for name, stage in stages.items() if stage is not None and stage.seconds is not None}
+def stages(run: Run) -> list[Stage]:
+    """The finished stages in the order they ran."""
+    known = (run.folder.stage(name) for name in stage_names(run))
+    return [stage for stage in known if stage is not None and stage.seconds is not None]
 
 
 def sampled_tokens(run: Run) -> dict[str, int]:

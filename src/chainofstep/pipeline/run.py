@@ -9,9 +9,11 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from chainofstep.models.vlm import VLM, load_vlm
+from chainofstep.pipeline.memory import MemoryWatch
 from chainofstep.pipeline.recipe import Recipe
 from chainofstep.pipeline.rows import read_pools, read_scores, write_chunks
 from chainofstep.pipeline.workers import Scorer, beam_chunk, sample_chunk, score_chunk, start_workers
@@ -31,10 +33,17 @@ class Run:
         self.recipe, self.folder = recipe, RunFolder(out)
         self.folder.claim(resolved(recipe))
         self.console = Console(stderr=True)
+        self.lock = FileLock(self.folder.path / ".lock")  # the system gives it back when a run is killed
         self.workers: Executor | None = None
         self._examples: dict[str, list[Example]] = {}
 
     def __enter__(self) -> "Run":
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"{self.folder.path} is in use by another command: wait until it ends, or choose another --out"
+            ) from error
         torch.set_num_threads(self.recipe.threads)
         if self.recipe.threads > 1:
             self.workers = start_workers(self.recipe.threads)
@@ -45,11 +54,18 @@ class Run:
     ) -> None:
         if self.workers is not None:
             self.workers.shutdown(wait=error is None, cancel_futures=True)
+        self.lock.release()
 
     def stage(self, name: str, work: Callable[[], Sequence[Path]], **inputs: Any) -> None:
         """Run a stage unless it is finished. `inputs` are the settings that decide it."""
         known = self.folder.stage(name)
-        finished = self.folder.run_stage(name, inputs, lambda _: work())
+        watch = MemoryWatch()
+
+        def watched(_: Path) -> Sequence[Path]:
+            with watch:
+                return work()
+
+        finished = self.folder.run_stage(name, inputs, watched, lambda: watch.peak_mb)
         if known is None or known.seconds is None:
             self.console.print(f"[green]done[/green] {name} [dim]{finished.seconds:.1f} s[/dim]")
 

@@ -72,6 +72,8 @@ def _header(run: Run, name: str) -> Html:
     facts = [f"seed {results.recipe['seed']}"]
     if results.wall_seconds:
         facts.append(f"{duration(sum(results.wall_seconds.values()))} of wall time")
+    if results.peak_memory_mb:
+        facts.append(f"{max(results.peak_memory_mb.values()) / 1000:.1f} GB of memory at most")
     if results.tokens:
         facts.append(f"{count(sum(results.tokens.values()))} sampled tokens")
     links = [element("a", title, href=f"#{_anchor(title)}") for title in SECTIONS]

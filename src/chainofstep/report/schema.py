@@ -147,6 +147,7 @@ class Results:
     recipe: dict[str, Any]  # the resolved recipe: name, seed, and all fields that decided the run
     versions: dict[str, str]
     wall_seconds: dict[str, Amount] = field(default_factory=dict)  # by stage, in the order they ran
+    peak_memory_mb: dict[str, Amount] = field(default_factory=dict)  # by stage, over all processes
     accuracy: tuple[Accuracy, ...] = ()
     claims: tuple[Claim, ...] = ()
     methods: tuple[MethodResult, ...] = ()

@@ -256,20 +256,22 @@ def calibration_table(rows: Sequence[CalibrationBin]) -> Html | None:
 
 
 def stage_table(results: Results) -> Html | None:
-    """Wall seconds and sampled tokens of each stage."""
+    """Wall seconds, peak memory and sampled tokens of each stage."""
     longest = max(results.wall_seconds.values(), default=0) or 1
     cells = []
     for stage in dict.fromkeys((*results.wall_seconds, *results.tokens)):
         seconds, tokens = results.wall_seconds.get(stage), results.tokens.get(stage)
+        memory = results.peak_memory_mb.get(stage)
         cells.append(
             (
                 stage,
                 "–" if seconds is None else duration(seconds),
                 share_bar((seconds or 0) / longest),
+                "–" if memory is None else f"{memory / 1000:.1f} GB",
                 "–" if tokens is None else count(tokens),
             )
         )
-    return table(("Stage", "Wall time", "", "Sampled tokens"), cells, text=(2,), wide=2)
+    return table(("Stage", "Wall time", "", "Peak memory", "Sampled tokens"), cells, text=(2,), wide=2)
 
 
 def rejects_table(rejects: Mapping[str, Mapping[str, int]]) -> Html | None:
