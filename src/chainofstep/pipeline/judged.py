@@ -8,7 +8,7 @@ import numpy as np
 from chainofstep.evaluate import Agreement, StepAgreement, calibration, step_agreement, wilson
 from chainofstep.models.prm import PRM
 from chainofstep.pipeline.run import Run
-from chainofstep.problems.tasks.build import make_problem
+from chainofstep.problems.tasks.build import remake
 from chainofstep.problems.tasks.checker import check_steps
 from chainofstep.problems.tasks.planted import PLANTERS
 from chainofstep.records import Example, Scored, StepScores
@@ -87,9 +87,7 @@ def _plant(run: Run) -> list[dict[str, Any]]:
     generator, names = np.random.default_rng(run.recipe.seed), list(PLANTERS)
     planted = []
     for number, example in enumerate(run.examples("test")[:PLANTED_QUESTIONS]):
-        kind, split, seed = example.id.rsplit("-", 2)
-        problem = make_problem(kind, "test" if split == "test" else "train", int(seed))
-        name = names[number % len(names)]
+        problem, name = remake(example.id), names[number % len(names)]
         chain = PLANTERS[name](problem, generator)
         if chain is not None:
             planted.append((name, example, chain))

@@ -6,7 +6,7 @@ from typing import Literal
 from chainofstep.scoring.pairs import PairRule
 from chainofstep.search import SearchConfig
 from chainofstep.training.dpo import DpoConfig
-from chainofstep.training.pretrain import BaseConfig
+from chainofstep.training.mini_base import BaseConfig
 from chainofstep.training.prm import PrmConfig
 from chainofstep.training.sft import SftConfig
 

@@ -18,7 +18,7 @@ from chainofstep.scoring.pairs import PairRule, choose_pairs
 from chainofstep.settings import resolved
 from chainofstep.store import read_records
 from chainofstep.training.dpo import train_dpo
-from chainofstep.training.pretrain import make_base
+from chainofstep.training.mini_base import make_base
 from chainofstep.training.prm import PrmRow, train_prm
 from chainofstep.training.sft import SftRow, train_sft
 

@@ -44,6 +44,7 @@ def smoke(seed: int) -> Recipe:
             looking=looking,
             explaining=explaining,
             looking_longer=longer,
+            policy_leaves=100,
             checking=checking,
             fine_tuned_on=400,
             mistaken_questions=16,

@@ -1,24 +1,22 @@
 """Pretraining of the small VLMs: first to look, then (a PRM's backbone) to check.
 
-Real users start from a pretrained model; the mini recipe starts from what this file makes. Both stages draw
-problems of the train split without end, so nothing is seen twice and nothing of the tests is seen at all.
+Real users start from a pretrained model; the mini recipe starts from what this makes (`mini_base.make_base`). Both
+stages draw problems of the train split without end, so nothing is seen twice and nothing of the tests is seen at all.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
-from itertools import count, islice
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import count
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from chainofstep.chain import BAD, GOOD, REASONING_TOKENS, REFLECTION_START, STEP_TAG, THOUGHT_START, Chain, render
-from chainofstep.models.engine import Engine
-from chainofstep.models.tiny import POLICY, Shape, build_tiny, grow
-from chainofstep.models.vlm import VLM, add_step_tokens, load_vlm, save_vlm
+from chainofstep.chain import BAD, GOOD, REFLECTION_START, STEP_TAG, THOUGHT_START, Chain, render
+from chainofstep.models.vlm import VLM
 from chainofstep.problems.tasks.build import Problem, chain_of
 from chainofstep.problems.tasks.lessons import (
     CheckedChain,
@@ -28,10 +26,7 @@ from chainofstep.problems.tasks.lessons import (
     lesson_problems,
     looking_turns,
 )
-from chainofstep.progress import progress
-from chainofstep.records import Request
-from chainofstep.store import Log, file_hash, write_json
-from chainofstep.training.sft import SftConfig, SftRow, train_sft
+from chainofstep.store import write_bytes
 
 IGNORED = -100
 
@@ -51,26 +46,6 @@ class PretrainConfig:
     looking_share: float = 0.0  # of checking lessons, how many are looking lessons instead
     seed: int = 0
     first_problem: int = 10_000_000  # far from the seeds that a run draws
-
-
-@dataclass(frozen=True)
-class BaseConfig:
-    """How the shipped weights are made: both models look first, then the policy's base learns to explain in prose.
-    The PRM's backbone looks longer, grows by `extra_layers`, and learns to check chains without forgetting to look."""
-
-    shape: Shape = POLICY
-    looking: PretrainConfig = PretrainConfig(updates=2500, schedule=5000, learning_rate=1.5e-3)
-    explaining: PretrainConfig = PretrainConfig(
-        updates=600, schedule=1000, warmup=100, turns=3, first_problem=30_000_000
-    )
-    looking_longer: PretrainConfig = PretrainConfig(
-        updates=2000, warmup=100, captions_first=0, first_problem=50_000_000
-    )
-    extra_layers: int = 3
-    checking: PretrainConfig = PretrainConfig(updates=5000, looking_share=0.25, first_problem=20_000_000)
-    fine_tuned_on: int = 8000  # problems for the policy whose mistakes the backbone learns to find
-    mistaken_questions: int = 4000  # problems that it answers, six times each
-    mistakes_from: int = 40_000_000
 
 
 @dataclass
@@ -199,8 +174,10 @@ def language_loss(hidden: torch.Tensor, head: torch.Tensor, labels: torch.Tensor
 
 
 def verdict_loss(hidden: torch.Tensor, head: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Cross-entropy of (good, bad) at every labelled position, and the accuracy there."""
+    """Cross-entropy of (good, bad) at every labelled position, and the accuracy there (both 0 if there are none)."""
     where = labels >= 0
+    if not where.any():
+        return hidden.sum() * 0, 0.0
     wanted = (1 - labels[where]).long()
     logits = hidden[where] @ head.T
     return functional.cross_entropy(logits, wanted), float((logits.argmax(-1) == wanted).float().mean())
@@ -255,24 +232,6 @@ def checking_losses(vlm: VLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Ten
 Mistakes = Sequence[tuple[Problem, Chain]]
 
 
-def sampled_chains(policy: VLM, questions: int, samples: int, seed: int, folder: Path) -> Mistakes:
-    """Distinct chains that a fine-tuned policy samples on train problems: the mistakes that policies really make."""
-    made = list(islice(lesson_problems(seed), questions))
-    examples = []
-    for problem in made:
-        path = folder / f"{problem.id}.png"
-        problem.picture.save(path)
-        examples.append(problem.example(str(path)))
-    requests = [Request(example, samples, seed=seed, max_tokens=320, top_p=0.95) for example in examples]
-    pools = Engine(policy).sample(requests)
-    return [
-        (problem, chain)
-        for problem, pool in zip(made, pools, strict=True)
-        for chain in dict.fromkeys(rollout.chain for rollout in pool)
-        if chain is not None
-    ]
-
-
 def pretrain(
     vlm: VLM,
     stage: str,
@@ -280,9 +239,11 @@ def pretrain(
     log: Callable[[int, dict[str, float]], None],
     every: int = 100,
     mistakes: Mistakes = (),
+    checkpoint: Path | None = None,
 ) -> VLM:
     """Train in place on endless lessons: stage "looking", "explaining" or "checking".
 
+    Killed and called again with the same `checkpoint`, it goes on from the last report and ends in the same weights.
     `log` gets the mean losses of each `every` updates. Where there are `mistakes`, every other chain to check is one.
     """
     encoder, generator = Encoder(vlm), np.random.default_rng(config.seed + 1)
@@ -296,10 +257,13 @@ def pretrain(
         raise ValueError(f"stage must be 'looking', 'explaining' or 'checking', not {stage!r}")
     vlm.model.train()
     optimizer, schedule = _optimizer(vlm, config)
+    done = _restore(checkpoint, vlm, optimizer, schedule)
     seen: list[dict[str, float]] = []
-    for update, batch in zip(
-        range(1, config.updates + 1), batches(make, config, vlm.tokenizer.pad_token_id), strict=False
-    ):
+    # What was trained on before is drawn again, which costs little, so that the same lessons follow.
+    drawn = batches(make, config, vlm.tokenizer.pad_token_id) if done < config.updates else ()
+    for update, batch in zip(range(1, config.updates + 1), drawn, strict=False):
+        if update <= done:
+            continue
         loss, values = losses(vlm, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -310,8 +274,28 @@ def pretrain(
         if update % every == 0 or update == config.updates:
             log(update, {name: sum(row[name] for row in seen) / len(seen) for name in values})
             seen.clear()
+            _keep(checkpoint, update, vlm, optimizer, schedule)
     vlm.model.eval()
     return vlm
+
+
+def _restore(checkpoint: Path | None, vlm: VLM, *parts: Any) -> int:
+    """The updates that the checkpoint holds, after loading it; 0 if there is none."""
+    if checkpoint is None or not checkpoint.exists():
+        return 0
+    kept = torch.load(checkpoint, weights_only=True)
+    vlm.model.load_state_dict(kept["model"])
+    for part, state in zip(parts, kept["parts"], strict=True):
+        part.load_state_dict(state)
+    return int(kept["update"])
+
+
+def _keep(checkpoint: Path | None, update: int, vlm: VLM, *parts: Any) -> None:
+    if checkpoint is not None:
+        content = BytesIO()
+        states = [part.state_dict() for part in parts]
+        torch.save({"update": update, "model": vlm.model.state_dict(), "parts": states}, content)
+        write_bytes(checkpoint, content.getvalue())
 
 
 def _looking_lessons(
@@ -352,54 +336,3 @@ def _optimizer(vlm: VLM, config: PretrainConfig) -> tuple[torch.optim.Optimizer,
         return 0.05 + 0.95 * 0.5 * (1 + float(np.cos(np.pi * min(1.0, done))))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-
-
-def make_base(config: BaseConfig, seed: int, out: Path) -> Path:
-    """Make the policy's base (`out/policy`) and the PRM's backbone (`out/prm`), with a log and hashes beside them.
-
-    One thread: then the same seed gives the same bytes on the same machine whatever else runs.
-    """
-    torch.set_num_threads(1)
-    log = Log(out / "log.jsonl")
-    log.path.unlink(missing_ok=True)
-    policy = build_tiny(config.shape, seed)
-    _teach(policy, "looking", config.looking, seed, log)
-    trunk = deepcopy(policy.model)
-    _teach(policy, "explaining", config.explaining, seed, log)
-    save_vlm(policy, out / "policy")
-    prm = VLM(trunk, load_vlm(out / "policy").processor)
-    _teach(prm, "looking", config.looking_longer, seed, log)
-    prm = grow(prm, config.extra_layers)
-    add_step_tokens(prm)
-    with TemporaryDirectory() as scratch:
-        mistakes = _own_mistakes(config, seed, out / "policy", Path(scratch))
-    _teach(prm, "checking", config.checking, seed, log, mistakes)
-    save_vlm(prm, out / "prm")
-    hashes = {name: file_hash(out / name / "model.safetensors") for name in ("policy", "prm")}
-    write_json(out / "made.json", {"seed": seed, "config": asdict(config), "sha256": hashes})
-    return out
-
-
-def _own_mistakes(config: BaseConfig, seed: int, base: Path, scratch: Path) -> Mistakes:
-    """Chains of a policy fine-tuned from the base, as a run will fine-tune one, on problems of its own."""
-    policy = load_vlm(base)
-    add_step_tokens(policy, REASONING_TOKENS)
-    rows = []
-    for problem in islice(lesson_problems(config.mistakes_from), config.fine_tuned_on):
-        path = scratch / f"{problem.id}.png"
-        problem.picture.save(path)
-        example = problem.example(str(path))
-        rows.append(SftRow(example, render(chain_of(problem.solution()))))
-    fine_tuning = SftConfig(learning_rate=1.5e-3, batch_size=8, forward_rows=8, seed=seed)
-    train_sft(policy, rows, fine_tuning, scratch / "sft")
-    return sampled_chains(policy, config.mistaken_questions, 6, config.mistakes_from + 1_000_000, scratch)
-
-
-def _teach(vlm: VLM, stage: str, config: PretrainConfig, seed: int, log: Log, mistakes: Mistakes = ()) -> None:
-    with progress(stage, config.updates) as tick:
-
-        def report(update: int, values: dict[str, float]) -> None:
-            log.append({"stage": stage, "update": update, **values})
-            tick(update)
-
-        pretrain(vlm, stage, replace(config, seed=seed), report, mistakes=mistakes)

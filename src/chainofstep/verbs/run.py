@@ -27,7 +27,7 @@ def run_recipe(name: str, out: Path, seed: int = 0, overrides: Sequence[str] = (
 
 def make_mini_base(out: Path, seed: int = 0, overrides: Sequence[str] = ()) -> Path:
     """Pretrain the mini recipe's base policy and PRM backbone; the folder with both."""
-    from chainofstep.training.pretrain import BaseConfig, make_base
+    from chainofstep.training.mini_base import BaseConfig, make_base
 
     return make_base(apply_overrides(BaseConfig(), overrides), seed, out)
 

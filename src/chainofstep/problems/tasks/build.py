@@ -93,6 +93,12 @@ def make_problem(kind_name: str, split: Split, seed: int) -> Problem:
     return Problem(f"{kind_name}-{split}-{seed}", kind, setup, kind.draw(setup.drawing, generator))
 
 
+def remake(problem_id: str) -> Problem:
+    """The problem with this id."""
+    kind, split, seed = problem_id.rsplit("-", 2)
+    return make_problem(kind, "test" if split == "test" else "train", int(seed))
+
+
 def problems(split: Split, seeds: range, kinds: Sequence[str] = TRAINED) -> Iterator[Problem]:
     """Problems with these seeds, the kinds taken in turn, so that any stretch is balanced over families."""
     for seed in seeds:
