@@ -16,6 +16,7 @@ from chainofstep.problems.tasks.lessons import (
     checked,
     checking_lesson,
     explaining_turns,
+    hasty,
     head,
     lesson_problems,
     looking_turns,
@@ -238,3 +239,25 @@ def test_facts_of_a_reading_are_about_as_often_wrong_as_right():
         for _, _, holds in claims
     ]
     assert 0.5 < np.mean(seen) < 0.8
+
+
+# --- hasty chains
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_a_hasty_chain_stops_early_and_says_nothing_wrong(kind):
+    problem = make_problem(kind, "train", 3)
+    example = problem.example()
+    kept = set()
+    for seed in range(40):
+        chain = hasty(example.chain, np.random.default_rng(seed))
+        assert chain.answer == example.answer
+        assert chain.steps == example.chain.steps[: len(chain.steps)]
+        assert all(check_steps(example, chain))
+        kept.add(len(chain.steps))
+    assert kept == set(range(1, len(example.chain.steps)))
+
+
+def test_a_chain_of_one_step_cannot_be_hasty():
+    chain = Chain((Step("Read", "Day 1 is 4.", "4 for day 1."),), "4")
+    assert hasty(chain, np.random.default_rng(0)) == chain

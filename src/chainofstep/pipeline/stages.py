@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from chainofstep.chain import REASONING_TOKENS, render
+import numpy as np
+
+from chainofstep.chain import REASONING_TOKENS, Chain, render
 from chainofstep.models.vlm import add_step_tokens, load_vlm
 from chainofstep.pipeline.measure import write_results
 from chainofstep.pipeline.recipe import beams
 from chainofstep.pipeline.run import SHIPPED, Run
 from chainofstep.pipeline.workers import Scorer
 from chainofstep.problems.tasks.build import HELD_OUT, write_problems
+from chainofstep.problems.tasks.lessons import uneven
 from chainofstep.records import Example, Pair, StepScores, to_row
 from chainofstep.report import write_report
 from chainofstep.scoring.monte_carlo import derive_seed
@@ -86,19 +89,30 @@ def base_folder(run: Run) -> Path:
 
 
 def fine_tune(run: Run) -> None:
-    """SFT on gold chains (paper A2), from the base with the reasoning tokens added."""
+    """SFT on gold chains (paper A2), some of them hasty, from the base with the reasoning tokens added."""
 
     def work() -> Sequence[Path]:
         vlm = load_vlm(base_folder(run) / "policy")
         add_step_tokens(vlm, REASONING_TOKENS)
-        examples = run.examples("sft")
-        rows = [SftRow(example, render(example.chain)) for example in examples if example.chain is not None]
+        rows = [SftRow(example, render(_taught(run, example))) for example in run.examples("sft")]
         config = replace(run.recipe.sft, seed=derive_seed(run.recipe.seed, "sft") % 2**31)
         train_sft(vlm, rows, config, run.path("models", "sft"))
         return [run.path("models", "sft")]
 
-    run.stage("sft", work, config=resolved(run.recipe.sft))
+    run.stage("sft", work, config=resolved(run.recipe.sft), hasty=run.recipe.problems.hasty)
     greedy_answers(run, "sft")
+
+
+def _taught(run: Run, example: Example) -> Chain:
+    """The chain that SFT learns for an example: whole or, in the recipe's share, hasty.
+
+    A policy taught by chains of one kind alone has no choice of how to go about a question. Taught by thorough and
+    by hasty ones it knows both ways, and the rewards must tell it which to take.
+    """
+    if example.chain is None:
+        raise ValueError(f"{example.id}: no gold chain to learn")
+    generator = np.random.default_rng(derive_seed(run.recipe.seed, "hasty", example.id))
+    return uneven(example.chain, run.recipe.problems.hasty, generator)
 
 
 def greedy_answers(run: Run, model: str) -> None:

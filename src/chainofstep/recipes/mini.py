@@ -15,14 +15,18 @@ def mini(seed: int) -> Recipe:
     return Recipe(
         "mini",
         seed,
-        problems=Problems(sft=8000, labels=200, dpo=320, test=1008, held_out=200),
+        problems=Problems(sft=8000, labels=200, dpo=400, test=1008, held_out=200),
         # Small models learn from many small updates: 1,000 of 8 rows, at a rate that a large model would not survive.
         sft=SftConfig(learning_rate=1.5e-3, batch_size=8, forward_rows=8),
         sampling=SearchConfig(n=16, temperature=1.0, top_p=0.95, max_tokens=320),  # paper, App. C
         labels=Labels(chains=2, rollouts=16, unseen_chains=64),
         # The backbone has learnt to check already; the labels fit it to this policy's mistakes.
         prm=PrmConfig(learning_rate=1e-4, epochs=3, batch_size=8, forward_rows=8),
-        dpo=DpoConfig(learning_rate=1e-4, epochs=1, batch_size=16, forward_rows=8, chosen_nll_weight=1.0),
+        # Several pairs a question and larger updates average out what single pairs tell about single pictures; the
+        # loss on the chosen text is left out, since a mean over tokens favours short chains (docs/performance.md).
+        pairs=PairRule(per_question=6),
+        outcome_pairs=PairRule(per_question=6),
+        dpo=DpoConfig(learning_rate=1e-4, epochs=1, batch_size=32, forward_rows=8),
         beams=(4, 16),
         wide_beam=1,  # a wider beam costs as much again: --set wide_beam=4
     )

@@ -6,21 +6,22 @@ out/made.json         seed, settings and hashes
 out/unfinished        checkpoints, deleted at the end: a killed call goes on from them
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+import numpy as np
 import torch
 
 from chainofstep.chain import REASONING_TOKENS, Chain, render
 from chainofstep.models.engine import Engine
 from chainofstep.models.tiny import POLICY, Shape, build_tiny, grow
 from chainofstep.models.vlm import VLM, add_step_tokens, load_vlm, save_vlm
-from chainofstep.problems.tasks.build import Problem, remake
-from chainofstep.problems.tasks.lessons import lesson_problems
+from chainofstep.problems.tasks.build import Problem, chain_of, remake
+from chainofstep.problems.tasks.lessons import lesson_problems, uneven
 from chainofstep.progress import progress
 from chainofstep.records import Example, Request, from_row, to_row
 from chainofstep.store import file_hash, read_json, write_json
@@ -47,6 +48,7 @@ class BaseConfig:
     extra_layers: int = 3
     checking: PretrainConfig = CHECKING
     fine_tuned_on: int = 8000  # problems for the policy whose mistakes the backbone learns to find
+    hasty: float = 0.5  # share of hasty chains among what that policy is taught
     mistaken_questions: int = 4000  # problems that it answers, six times each
     mistakes_from: int = 40_000_000
 
@@ -121,15 +123,19 @@ def _own_mistakes(config: BaseConfig, seed: int, base: Path, folder: Path) -> Mi
     policy = load_vlm(base)
     add_step_tokens(policy, REASONING_TOKENS)
     folder.mkdir(parents=True, exist_ok=True)
-    gold = _examples(islice(lesson_problems(config.mistakes_from), config.fine_tuned_on), folder)
-    rows = [SftRow(example, render(example.chain)) for example in gold if example.chain is not None]
+    gold, generator = (
+        list(islice(lesson_problems(config.mistakes_from), config.fine_tuned_on)),
+        np.random.default_rng(seed),
+    )
+    taught = [uneven(chain_of(problem.solution()), config.hasty, generator) for problem in gold]
+    rows = [SftRow(example, render(chain)) for example, chain in zip(_examples(gold, folder), taught, strict=True)]
     fine_tuning = SftConfig(learning_rate=1.5e-3, batch_size=8, forward_rows=8, seed=seed)
     train_sft(policy, rows, fine_tuning, folder / "sft")
     asked = list(islice(lesson_problems(config.mistakes_from + 1_000_000), config.mistaken_questions))
     return sampled_chains(policy, asked, 6, config.mistakes_from + 1_000_000, folder)
 
 
-def _examples(problems: Iterator[Problem] | Sequence[Problem], folder: Path) -> list[Example]:
+def _examples(problems: Sequence[Problem], folder: Path) -> list[Example]:
     """The examples of problems, their pictures stored in the folder."""
     examples = []
     for problem in problems:

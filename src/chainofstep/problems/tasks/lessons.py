@@ -188,6 +188,17 @@ def misread(problem: Problem, chance: float, generator: np.random.Generator) -> 
     return facts
 
 
+def hasty(chain: Chain, generator: np.random.Generator) -> Chain:
+    """The chain without its last steps, one at least if there are two: the answer is stated before it is worked out."""
+    kept = int(generator.integers(1, max(2, len(chain.steps))))
+    return Chain(chain.steps[:kept], chain.answer)
+
+
+def uneven(chain: Chain, share: float, generator: np.random.Generator) -> Chain:
+    """The chain as an uneven teacher gives it: hasty in this share of cases."""
+    return hasty(chain, generator) if generator.random() < share else chain
+
+
 def lesson_problems(start: int) -> Iterator[Problem]:
     """An endless walk through the train split from a seed, the kinds taken in turn."""
     seed = start
