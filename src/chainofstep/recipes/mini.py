@@ -20,8 +20,9 @@ def mini(seed: int) -> Recipe:
         sft=SftConfig(learning_rate=1.5e-3, batch_size=8, forward_rows=8),
         sampling=SearchConfig(n=16, temperature=1.0, top_p=0.95, max_tokens=320),  # paper, App. C
         labels=Labels(chains=2, rollouts=16, unseen_chains=64),
-        # The backbone has learnt to check already; the labels fit it to this policy's mistakes.
-        prm=PrmConfig(learning_rate=1e-4, epochs=3, batch_size=8, forward_rows=8),
+        # The backbone has learnt to check, and is right about more steps than Monte-Carlo labels are: the labels fit it
+        # to this policy, and more of them would teach it their errors (docs/performance.md).
+        prm=PrmConfig(learning_rate=3e-5, epochs=2, batch_size=8, forward_rows=8),
         # Several pairs a question and larger updates average out what single pairs tell about single pictures; the
         # loss on the chosen text is left out, since a mean over tokens favours short chains (docs/performance.md).
         pairs=PairRule(per_question=6),
