@@ -33,6 +33,7 @@ ROOMS = [
     "verbs",
     "serve",
     "cli",
+    "__main__",
 ]
 #: What only `models` and the rooms after it may import.
 HEAVY = {"torch", "transformers", "trl", "accelerate", "peft", "datasets", "safetensors", "tokenizers"}

@@ -23,11 +23,10 @@ def mini(seed: int) -> Recipe:
         # The backbone has learnt to check, and is right about more steps than Monte-Carlo labels are: the labels fit it
         # to this policy, and more of them would teach it their errors (docs/performance.md).
         prm=PrmConfig(learning_rate=3e-5, epochs=2, batch_size=8, forward_rows=8),
-        # Several pairs a question and larger updates average out what single pairs tell about single pictures; the
-        # loss on the chosen text is left out, since a mean over tokens favours short chains (docs/performance.md).
-        pairs=PairRule(per_question=6),
-        outcome_pairs=PairRule(per_question=6),
-        dpo=DpoConfig(learning_rate=1e-4, epochs=1, batch_size=32, forward_rows=8),
+        # Several pairs a question and a low rate: single pairs tell about single pictures (docs/performance.md).
+        pairs=PairRule(per_question=3),
+        outcome_pairs=PairRule(per_question=3),
+        dpo=DpoConfig(learning_rate=3e-5, epochs=1, batch_size=32, forward_rows=8, chosen_nll_weight=1.0),
         beams=(4, 16),
         wide_beam=1,  # a wider beam costs as much again: --set wide_beam=4
     )

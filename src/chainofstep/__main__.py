@@ -1,0 +1,5 @@
+"""`python -m chainofstep` is `cos`."""
+
+from chainofstep.cli import main
+
+main()
