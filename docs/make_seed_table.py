@@ -48,22 +48,30 @@ def prm(questions: str, part: str, figure: str, scale: float = 100) -> Figure:
     return value
 
 
-def line(title: str, runs: Sequence[Results], figure: Figure, digits: int = 1, sign: bool = False) -> str:
+def line(title: str, runs: Sequence[Results], figure: Figure, digits: int = 1) -> str:
     values = [figure(run) for run in runs]
-    spelled = [f"{value:{'+' if sign else ''}.{digits}f}" for value in (sum(values) / len(values), *values)]
-    return f"| {title} | {spelled[0]} | {', '.join(spelled[1:])} |"
+    each = ", ".join(f"{value:.{digits}f}" for value in values)
+    return (
+        f"| {title} | {sum(values) / len(values):.{digits}f} | {each} |" if len(runs) > 1 else f"| {title} | {each} |"
+    )
+
+
+def head(title: str, runs: Sequence[Results]) -> list[str]:
+    seeds = "seeds " + ", ".join(str(run.recipe["seed"]) for run in runs)
+    columns = [title, "mean", seeds] if len(runs) > 1 else [title, seeds.replace("seeds", "seed")]
+    return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
 
 
 def table(runs: Sequence[Results]) -> str:
     """Accuracies, claims, the PRM and the cost, in markdown."""
     n = max(row.n for row in runs[0].methods)
     stages = dict.fromkeys(row.stage for row in runs[0].accuracy if row.split == "unseen")
-    lines = [f"| % of {runs[0].accuracy[0].total:,} unseen questions | mean | seeds |", "|---|---|---|"]
+    lines = head(f"% of {runs[0].accuracy[0].total:,} unseen questions", runs)
     lines += [line(title_of(name), runs, stage(name)) for name in stages]
     lines += [line(title.format(n=n), runs, method(name, n)) for name, title in METHODS.items()]
-    lines += ["", "| difference in points | mean | seeds, each with its verdict at 95% |", "|---|---|---|"]
+    lines += ["", *head("difference in points, 95% interval", runs)]
     lines += [claim(place, runs) for place in range(len(runs[0].claims))]
-    lines += ["", "| PRM against the checker, unseen questions | mean | seeds |", "|---|---|---|"]
+    lines += ["", *head("PRM against the checker, unseen questions", runs)]
     lines += [
         line("steps right, % (threshold 0.5, fixed beforehand)", runs, prm("unseen", "step", "accuracy")),
         line("always saying the more frequent label, %", runs, prm("unseen", "step", "majority")),
@@ -74,7 +82,7 @@ def table(runs: Sequence[Results]) -> str:
             "Monte-Carlo labels that agree with it, %", runs, lambda r: 100 * float(r.labels["agreement_with_checker"])
         ),
     ]
-    lines += ["", "| cost | mean | seeds |", "|---|---|---|"]
+    lines += ["", *head("cost", runs)]
     lines += [line("seconds, all stages", runs, lambda r: sum(r.wall_seconds.values()), 0)]
     lines += [line("GB of memory at most", runs, lambda r: max(r.peak_memory_mb.values()) / 1000)]
     return "\n".join(lines) + "\n"
@@ -93,8 +101,9 @@ def title_of(name: str) -> str:
 
 def claim(place: int, runs: Sequence[Results]) -> str:
     rows = [run.claims[place] for run in runs]
-    each = ", ".join(f"{row.difference:+.1f} ({row.verdict})" for row in rows)
-    return f"| {rows[0].name} | {sum(row.difference for row in rows) / len(rows):+.1f} | {each} |"
+    each = ", ".join(f"{row.difference:+.1f} ({row.low:+.1f} to {row.high:+.1f}: {row.verdict})" for row in rows)
+    mean = f"{sum(row.difference for row in rows) / len(rows):+.1f} | " if len(rows) > 1 else ""
+    return f"| {rows[0].name} | {mean}{each} |"
 
 
 def main(folders: Sequence[str]) -> None:

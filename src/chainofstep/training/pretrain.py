@@ -44,6 +44,7 @@ class PretrainConfig:
     turns: int = 5
     captions_first: int = 600  # updates of captions alone, before other turns join
     looking_share: float = 0.0  # of checking lessons, how many are looking lessons instead
+    mistakes_share: float = 0.5  # of chains to check, how many are a policy's own, where there are any
     seed: int = 0
     first_problem: int = 10_000_000  # far from the seeds that a run draws
 
@@ -244,7 +245,7 @@ def pretrain(
     """Train in place on endless lessons: stage "looking", "explaining" or "checking".
 
     Killed and called again with the same `checkpoint`, it goes on from the last report and ends in the same weights.
-    `log` gets the mean losses of each `every` updates. Where there are `mistakes`, every other chain to check is one.
+    `log` gets the mean losses of each `every` updates. `mistakes` are chains that a policy made.
     """
     encoder, generator = Encoder(vlm), np.random.default_rng(config.seed + 1)
     if stage == "looking":
@@ -316,7 +317,7 @@ def _checking_lessons(
     def make(problem: Problem) -> Lesson:
         if generator.random() < config.looking_share:
             return encoder.looking(problem, looking_turns(problem, generator, config.turns))
-        if mistakes and generator.random() < 0.5:
+        if mistakes and generator.random() < config.mistakes_share:
             other, chain = mistakes[int(generator.integers(len(mistakes)))]
             return encoder.checking(other, checked(other, chain))
         return encoder.checking(problem, checking_lesson(problem, generator))

@@ -157,22 +157,36 @@ def _claim_ends(checker: Checker, part: str, text: str) -> Iterator[tuple[str, i
         start += len(sentence)
 
 
+#: How often each error is planted first. A PRM that passes wrong sums and answers is fooled the more, the more chains
+#: it chooses from; misreadings have lessons of their own.
+PLANTED_SHARES = {
+    "wrong arithmetic": 0.3,
+    "wrong answer": 0.25,
+    "contradiction": 0.15,
+    "repetition": 0.1,
+    "irrelevance": 0.1,
+    "misreading": 0.05,
+    "right answer by wrong steps": 0.05,
+}
+
+
 def checking_lesson(problem: Problem, generator: np.random.Generator) -> CheckedChain:
     """A chain to check, in the shares in which they teach most.
 
-    - 0.3: the first one or two steps of a chain whose needed facts are each misread with chance 0.35, so that right
+    - 0.2: the first one or two steps of a chain whose needed facts are each misread with chance 0.35, so that right
       and wrong readings are about as frequent; in whole chains wrong ones are too rare to learn looking from;
-    - 0.3: a whole chain misread with chance 0.12 a fact, as a policy misreads, its answer wrong with it;
-    - 0.3: one planted error of a random kind; 0.1: the gold chain.
+    - 0.2: a whole chain misread with chance 0.12 a fact, as a policy misreads, its answer wrong with it;
+    - 0.5: one planted error, mostly of those that no misreading brings; 0.1: the gold chain.
     """
     draw = generator.random()
-    if draw < 0.3:
+    if draw < 0.2:
         steps = chain_of(problem.solution(misread(problem, 0.35, generator))).steps
         return checked(problem, Chain(steps[: int(generator.integers(1, 3))]))
-    if draw < 0.6:
+    if draw < 0.4:
         return checked(problem, chain_of(problem.solution(misread(problem, 0.12, generator))))
     if draw < 0.9:
-        for name in generator.permutation(list(PLANTERS)):
+        names, shares = list(PLANTED_SHARES), list(PLANTED_SHARES.values())
+        for name in generator.choice(names, size=len(names), replace=False, p=shares):
             if (chain := PLANTERS[str(name)](problem, generator)) is not None:
                 return checked(problem, chain)
     return checked(problem, chain_of(problem.solution()))
