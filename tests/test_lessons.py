@@ -12,6 +12,7 @@ from chainofstep.problems.tasks.build import KINDS, TRAINED, make_problem
 from chainofstep.problems.tasks.checker import Checker, check_steps
 from chainofstep.problems.tasks.claims import Equation, Fact, read_sentence, sentences
 from chainofstep.problems.tasks.lessons import (
+    PLANTED_SHARES,
     caption,
     checked,
     checking_lesson,
@@ -24,6 +25,7 @@ from chainofstep.problems.tasks.lessons import (
     reading,
     reckoning,
 )
+from chainofstep.problems.tasks.planted import PLANTERS
 
 
 def is_true(problem, text):
@@ -210,9 +212,17 @@ def test_the_shares_of_short_wrong_and_gold_chains():
             counts["gold" if gold else "wrong"] += 1
             assert gold == (all(lesson.steps) and lesson.answer), problem.id
     shares = {name: count / 640 for name, count in counts.items()}
-    # Gold chains are a tenth, and those of the 0.4 misread ones in which chance left every needed fact as it was.
-    assert shares["short"] == pytest.approx(0.3, abs=0.05)
-    assert 0.25 < shares["wrong"] < 0.5 and 0.2 < shares["gold"] < 0.45
+    # Gold chains are a tenth, and those of the 0.2 misread ones in which chance left every needed fact as it was.
+    assert shares["short"] == pytest.approx(0.2, abs=0.05)
+    assert 0.5 < shares["wrong"] < 0.7 and 0.12 < shares["gold"] < 0.3
+
+
+def test_errors_that_no_misreading_brings_are_planted_most():
+    assert set(PLANTED_SHARES) == set(PLANTERS)
+    assert sum(PLANTED_SHARES.values()) == pytest.approx(1)
+    wrong = [lesson for problem, lesson in lessons(640, start=3) if lesson.chain.answer is not None]
+    flawless_to_a_wrong_answer = sum(all(lesson.steps) and not lesson.answer for lesson in wrong)
+    assert flawless_to_a_wrong_answer / 640 == pytest.approx(0.5 * PLANTED_SHARES["wrong answer"], abs=0.06)
 
 
 def test_misreading_changes_needed_facts_alone_and_as_often_as_asked():
