@@ -31,7 +31,7 @@ from chainofstep.training.sft import SftConfig, SftRow, train_sft
 LOOKING = PretrainConfig(updates=2500, schedule=5000, learning_rate=1.5e-3)
 LOOKING_LONGER = PretrainConfig(updates=2000, warmup=100, captions_first=0, first_problem=50_000_000)
 EXPLAINING = PretrainConfig(updates=600, schedule=1000, warmup=100, turns=3, first_problem=30_000_000)
-CHECKING = PretrainConfig(updates=4200, turns=3, looking_share=0.2, first_problem=20_000_000)
+CHECKING = PretrainConfig(updates=5800, turns=3, looking_share=0.2, mistakes_share=0.4, first_problem=20_000_000)
 
 
 @dataclass(frozen=True)
