@@ -236,6 +236,7 @@ def _cost(run: Run) -> Child:
     return [
         tables.stage_table(results),
         _missing("wall_seconds") if not results.wall_seconds else None,
+        _missing("peak_memory_mb") if not results.peak_memory_mb else None,
         _missing("tokens") if not results.tokens else None,
         element("h3", "Monte-Carlo labels"),
         labels or _missing("labels"),
