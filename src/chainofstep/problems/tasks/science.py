@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from chainofstep.problems.tasks.canvas import COLOURS, Canvas
+from chainofstep.problems.tasks.canvas import COLOURS, Canvas, Place
 from chainofstep.problems.tasks.problem import (
     Facts,
     Kind,
@@ -92,9 +92,9 @@ def lever_difference(generator: np.random.Generator, split: Split) -> Setup:
     return Setup(question, "number", seen, {}, _lever_domain, drawing, solve, needed=tuple(seen))
 
 
-RESISTORS = ((1, 0), (4, 0), (5, 3))
-LAMP_RESISTORS = ((5, 1), (5, 3.5))
-SWITCHES = ((0.75, 0), (2.5, 0), (4.25, 0))
+RESISTORS: tuple[Place, ...] = ((1, 0), (4, 0), (5, 3))
+LAMP_RESISTORS: tuple[Place, ...] = ((5, 1), (5, 3.5))
+SWITCHES: tuple[Place, ...] = ((0.75, 0), (2.5, 0), (4.25, 0))
 
 
 def draw_circuit(drawing: dict[str, Any], generator: np.random.Generator) -> Image.Image:
