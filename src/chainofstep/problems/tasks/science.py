@@ -114,7 +114,7 @@ def draw_circuit(drawing: dict[str, Any], generator: np.random.Generator) -> Ima
     return canvas.noisy(generator, 4.0)
 
 
-def _draw_switch(canvas: Canvas, column: int, row: int, closed: bool) -> None:
+def _draw_switch(canvas: Canvas, column: float, row: float, closed: bool) -> None:
     canvas.box((column, row), (1, 1), fill=(250, 249, 245), outline=(250, 249, 245))
     end = (column + 1, row + 0.5) if closed else (column + 0.85, row + 0.05)
     canvas.line((column, row + 0.5), end, width=3, colour=COLOURS["green"])
