@@ -35,7 +35,7 @@ PACKAGES = ("torch", "transformers", "trl", "tokenizers", "numpy", "scikit-learn
 
 def write_results(run: Run) -> dict[str, Any]:
     """Compute, check against the schema and write `results.json`; write the gallery too."""
-    measured = Measurements(run)
+    measured, finished = Measurements(run), stages(run)
     results = {
         "recipe": run.folder.recipe(),
         "versions": {"python": platform.python_version(), "chain-of-step": __version__}
@@ -49,8 +49,8 @@ def write_results(run: Run) -> dict[str, Any]:
         "prm_by_error": list(caught_by_kind(run)),
         "calibration": list(score_bins(run)),
         "labels": label_quality(run),
-        "wall_seconds": {stage.name: stage.seconds for stage in stages(run)},
-        "peak_memory_mb": {stage.name: stage.peak_mb for stage in stages(run) if stage.peak_mb is not None},
+        "wall_seconds": {stage.name: stage.seconds for stage in finished},
+        "peak_memory_mb": {stage.name: stage.peak_mb for stage in finished if stage.peak_mb is not None},
         "tokens": sampled_tokens(run),
         "rejects": rejects(run),
     }

@@ -123,10 +123,8 @@ def _own_mistakes(config: BaseConfig, seed: int, base: Path, folder: Path) -> Mi
     policy = load_vlm(base)
     add_step_tokens(policy, REASONING_TOKENS)
     folder.mkdir(parents=True, exist_ok=True)
-    gold, generator = (
-        list(islice(lesson_problems(config.mistakes_from), config.fine_tuned_on)),
-        np.random.default_rng(seed),
-    )
+    generator = np.random.default_rng(seed)
+    gold = list(islice(lesson_problems(config.mistakes_from), config.fine_tuned_on))
     taught = [uneven(chain_of(problem.solution()), config.hasty, generator) for problem in gold]
     rows = [SftRow(example, render(chain)) for example, chain in zip(_examples(gold, folder), taught, strict=True)]
     fine_tuning = SftConfig(learning_rate=1.5e-3, batch_size=8, forward_rows=8, seed=seed)
