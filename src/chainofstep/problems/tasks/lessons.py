@@ -13,7 +13,8 @@ from chainofstep.problems.tasks.build import TRAINED, Problem, chain_of, make_pr
 from chainofstep.problems.tasks.checker import Checker, check_steps
 from chainofstep.problems.tasks.claims import Fact, read_sentence, sentences
 from chainofstep.problems.tasks.planted import PLANTERS
-from chainofstep.problems.tasks.problem import Facts, compared
+from chainofstep.problems.tasks.problem import compared
+from chainofstep.problems.tasks.slips import misread, slipped
 
 Turn = tuple[str, str]
 _BARE = ("row ", "column ", "day ", "resistor ", "switch ")
@@ -173,33 +174,27 @@ PLANTED_SHARES = {
 def checking_lesson(problem: Problem, generator: np.random.Generator) -> CheckedChain:
     """A chain to check, in the shares in which they teach most.
 
-    - 0.2: the first one or two steps of a chain whose needed facts are each misread with chance 0.35, so that right
+    - 0.15: the first one or two steps of a chain whose needed facts are each misread with chance 0.35, so that right
       and wrong readings are about as frequent; in whole chains wrong ones are too rare to learn looking from;
-    - 0.2: a whole chain misread with chance 0.12 a fact, as a policy misreads, its answer wrong with it;
-    - 0.5: one planted error, mostly of those that no misreading brings; 0.1: the gold chain.
+    - 0.15: a whole chain misread with chance 0.12 a fact, as a policy misreads, its answer wrong with it;
+    - 0.35: a whole chain in which sums, comparisons, counts and rules go wrong with chance 0.2 each: one error a chain
+      teaches reckoning too slowly, and a PRM that cannot reckon is fooled by whatever a policy samples;
+    - 0.25: one planted error; 0.1: the gold chain.
     """
     draw = generator.random()
-    if draw < 0.2:
+    if draw < 0.15:
         steps = chain_of(problem.solution(misread(problem, 0.35, generator))).steps
         return checked(problem, Chain(steps[: int(generator.integers(1, 3))]))
-    if draw < 0.4:
+    if draw < 0.3:
         return checked(problem, chain_of(problem.solution(misread(problem, 0.12, generator))))
+    if draw < 0.65:
+        return checked(problem, slipped(problem, 0.03, 0.2, generator))
     if draw < 0.9:
         names, shares = list(PLANTED_SHARES), list(PLANTED_SHARES.values())
         for name in generator.choice(names, size=len(names), replace=False, p=shares):
             if (chain := PLANTERS[str(name)](problem, generator)) is not None:
                 return checked(problem, chain)
     return checked(problem, chain_of(problem.solution()))
-
-
-def misread(problem: Problem, chance: float, generator: np.random.Generator) -> Facts:
-    """The problem's facts, each one that the question needs replaced by another value with this chance."""
-    facts = dict(problem.setup.seen)
-    for subject in problem.setup.needed:
-        if generator.random() < chance:
-            others = [value for value in problem.setup.domain(subject) if value != facts[subject]]
-            facts[subject] = str(generator.choice(others))
-    return facts
 
 
 def hasty(chain: Chain, generator: np.random.Generator) -> Chain:

@@ -18,7 +18,7 @@ Planter = Callable[[Problem, np.random.Generator], Chain | None]
 Sentences = tuple[str, ...]
 
 
-def _other(options: Sequence[str], value: str, generator: np.random.Generator) -> str:
+def other_option(options: Sequence[str], value: str, generator: np.random.Generator) -> str:
     return str(generator.choice([option for option in options if option != value]))
 
 
@@ -26,7 +26,7 @@ def misreading(problem: Problem, generator: np.random.Generator) -> Chain:
     """A fact of the picture is misread, and everything after follows from the misreading."""
     facts = dict(problem.setup.seen)
     subject = str(generator.choice(problem.setup.needed))
-    facts[subject] = _other(problem.setup.domain(subject), facts[subject], generator)
+    facts[subject] = other_option(problem.setup.domain(subject), facts[subject], generator)
     return chain_of(problem.solution(facts))
 
 
@@ -38,14 +38,14 @@ def right_answer_by_wrong_steps(problem: Problem, generator: np.random.Generator
 def wrong_answer(problem: Problem, generator: np.random.Generator) -> Chain | None:
     """Flawless steps and an answer that they do not give."""
     solution = problem.solution()
-    return replace(chain_of(solution), answer=_wrong_answer(problem, solution.answer, generator))
+    return replace(chain_of(solution), answer=other_answer(problem, solution.answer, generator))
 
 
-def _wrong_answer(problem: Problem, answer: str, generator: np.random.Generator) -> str:
+def other_answer(problem: Problem, answer: str, generator: np.random.Generator) -> str:
     if problem.setup.choices:
-        return _other("ABCDEFGH"[: len(problem.setup.choices)], answer, generator)
+        return other_option("ABCDEFGH"[: len(problem.setup.choices)], answer, generator)
     if answer.isdigit():
-        return _near(answer, generator)
+        return near_number(answer, generator)
     facts = dict(problem.setup.seen)
     for _ in range(200):
         for subject in problem.setup.needed:
@@ -55,7 +55,7 @@ def _wrong_answer(problem: Problem, answer: str, generator: np.random.Generator)
     raise ValueError(f"{problem.id}: no other answer than {answer!r} is possible")
 
 
-def _near(number: str, generator: np.random.Generator) -> str:
+def near_number(number: str, generator: np.random.Generator) -> str:
     """A wrong number, mostly close by as real slips are."""
     value, distance = int(number), int(generator.integers(1, 4))
     return str(value + distance if value < distance or generator.random() < 0.5 else value - distance)
@@ -89,7 +89,7 @@ def wrong_arithmetic(problem: Problem, generator: np.random.Generator) -> Chain 
         return None
     index, line = places[int(generator.integers(len(places)))]
     left, result = solution.moves[index].thought[line].split(" = ")
-    return chain_of(_swap(solution, index, "thought", line, f"{left} = {_near(result, generator)}"))
+    return chain_of(_swap(solution, index, "thought", line, f"{left} = {near_number(result, generator)}"))
 
 
 def contradiction(problem: Problem, generator: np.random.Generator) -> Chain | None:
@@ -106,11 +106,11 @@ def _contradict(sentence: str, problem: Problem, generator: np.random.Generator)
     claim = claims[int(generator.integers(len(claims)))]
     if claim.subject in {plain(subject) for subject in problem.setup.seen}:
         values = [fact.value for fact in claims]
-        values[claims.index(claim)] = _other(problem.setup.domain(claim.subject), claim.value, generator)
+        values[claims.index(claim)] = other_option(problem.setup.domain(claim.subject), claim.value, generator)
         tail = " in " if " in " in sentence and " for " not in sentence else " for "
         return ", ".join(values) + tail + sentence.split(tail, 1)[1]
     if claim.value.isdigit():
-        return sentence[: -len(claim.value)] + _near(claim.value, generator)
+        return sentence[: -len(claim.value)] + near_number(claim.value, generator)
     return None
 
 
