@@ -16,6 +16,7 @@ from chainofstep.problems.tasks.lessons import (
     caption,
     checked,
     checking_lesson,
+    drill,
     explaining_turns,
     hasty,
     head,
@@ -23,6 +24,7 @@ from chainofstep.problems.tasks.lessons import (
     looking_turns,
     reading,
     reckoning,
+    uneven,
 )
 from chainofstep.problems.tasks.planted import PLANTERS
 from chainofstep.problems.tasks.slips import Slips, misread, slipped
@@ -208,9 +210,9 @@ def test_the_shares_of_short_wrong_and_gold_chains():
             assert len(lesson.chain.steps) in (1, 2)
             counts["short"] += 1
         else:
-            gold = lesson.chain == problem.example().chain
-            counts["gold" if gold else "wrong"] += 1
-            assert gold == (all(lesson.steps) and lesson.answer), problem.id
+            gold = problem.example().chain
+            counts["gold" if lesson.chain in (gold, hasty(gold)) else "wrong"] += 1
+            assert lesson.chain != gold or (all(lesson.steps) and lesson.answer), problem.id
     shares = {name: count / 640 for name, count in counts.items()}
     # Gold chains are a tenth, and those of the misread and slipped ones in which chance left everything as it was.
     assert shares["short"] == pytest.approx(0.15, abs=0.05)
@@ -222,8 +224,8 @@ def test_errors_that_no_misreading_brings_are_planted_most():
     assert sum(PLANTED_SHARES.values()) == pytest.approx(1)
     wrong = [lesson for problem, lesson in lessons(640, start=3) if lesson.chain.answer is not None]
     flawless_to_a_wrong_answer = sum(all(lesson.steps) and not lesson.answer for lesson in wrong)
-    planted, slipped_last = 0.25 * PLANTED_SHARES["wrong answer"], 0.35 * 0.2
-    assert planted < flawless_to_a_wrong_answer / 640 < planted + slipped_last
+    planted, slipped_last, leapt = 0.25 * PLANTED_SHARES["wrong answer"], 0.35 * 0.2, 0.05
+    assert planted < flawless_to_a_wrong_answer / 640 < planted + slipped_last + leapt
 
 
 def test_misreading_changes_needed_facts_alone_and_as_often_as_asked():
@@ -313,23 +315,44 @@ def test_slips_are_frequent_enough_to_teach_reckoning():
     assert 0.75 < np.mean(holds) < 0.9
 
 
+# --- drills
+
+
+def test_a_drill_is_judged_by_its_own_equations():
+    generator, rights = np.random.default_rng(0), []
+    for _ in range(40):
+        lesson = drill(generator)
+        for step, gold, right, claims in zip(
+            lesson.chain.steps, lesson.gold.steps, lesson.steps, lesson.claims, strict=True
+        ):
+            first, second = (read_sentence(sentence, {})[0] for sentence in sentences(step.thought))
+            holds = [first.holds, second.holds, step.reflection == gold.reflection]
+            assert [judged for _, _, judged in claims] == holds
+            assert right == all(holds)
+            ends = [(part, getattr(step, part)[:end]) for part, end, _ in claims]
+            assert ends == [
+                ("thought", step.thought[: step.thought.index(".") + 1]),
+                ("thought", step.thought),
+                ("reflection", step.reflection),
+            ]
+            rights.append(right)
+    assert 0.35 < np.mean(rights) < 0.65
+
+
 # --- hasty chains
 
 
 @pytest.mark.parametrize("kind", TRAINED)
-def test_a_hasty_chain_stops_early_and_says_nothing_wrong(kind):
-    problem = make_problem(kind, "train", 3)
-    example = problem.example()
-    kept = set()
-    for seed in range(40):
-        chain = hasty(example.chain, np.random.default_rng(seed))
-        assert chain.answer == example.answer
-        assert chain.steps == example.chain.steps[: len(chain.steps)]
-        assert all(check_steps(example, chain))
-        kept.add(len(chain.steps))
-    assert kept == set(range(1, len(example.chain.steps)))
+def test_a_hasty_chain_leaps_to_the_last_step_and_says_nothing_wrong(kind):
+    for seed in range(5):
+        example = make_problem(kind, "train", seed).example()
+        chain = hasty(example.chain)
+        assert chain == Chain(example.chain.steps[-1:], example.answer)
+        assert check_steps(example, chain) == [True]
 
 
-def test_a_chain_of_one_step_cannot_be_hasty():
-    chain = Chain((Step("Read", "Day 1 is 4.", "4 for day 1."),), "4")
-    assert hasty(chain, np.random.default_rng(0)) == chain
+def test_an_uneven_teacher_is_hasty_as_often_as_asked():
+    example, generator = make_problem("line_sum", "train", 0).example(), np.random.default_rng(0)
+    taught = [uneven(example.chain, 0.3, generator) for _ in range(400)]
+    assert set(taught) == {example.chain, hasty(example.chain)}
+    assert 0.22 < sum(chain != example.chain for chain in taught) / 400 < 0.38

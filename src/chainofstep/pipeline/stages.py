@@ -1,7 +1,8 @@
 """The stages of the mini run, in order: problems, base, SFT, labels, PRM, rounds of DPO, search, report."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from chainofstep.pipeline.measure import write_results
 from chainofstep.pipeline.recipe import beams
 from chainofstep.pipeline.run import SHIPPED, Run
 from chainofstep.pipeline.workers import Scorer
-from chainofstep.problems.tasks.build import HELD_OUT, write_problems
+from chainofstep.problems.tasks.build import HELD_OUT, TRAINED, write_problems
 from chainofstep.problems.tasks.lessons import uneven
+from chainofstep.problems.tasks.problem import Split
 from chainofstep.records import Example, Pair, StepScores, to_row
 from chainofstep.report import write_report
 from chainofstep.scoring.monte_carlo import derive_seed
@@ -53,16 +55,27 @@ def make_problems(run: Run) -> None:
     def work() -> Sequence[Path]:
         folder, first = run.path("problems"), start
         for name, count in counts.items():
-            _write_set(run, name, write_problems("train", range(first, first + count), folder / "train"))
+            _write_set(run, name, _made(run, "train", range(first, first + count), TRAINED))
             first += count
-        _write_set(run, "test", write_problems("test", range(sizes.test), folder / "test"))
-        _write_set(run, "held-out", write_problems("test", range(sizes.held_out), folder / "held-out", HELD_OUT))
+        _write_set(run, "test", _made(run, "test", range(sizes.test), TRAINED))
+        _write_set(run, "held-out", _made(run, "test", range(sizes.held_out), HELD_OUT))
         return sorted(folder.glob("*.jsonl"))
 
     run.stage("problems", work, sizes=asdict(sizes), seed=run.recipe.seed)
 
 
-def _write_set(run: Run, name: str, examples: Sequence[Example]) -> None:
+def _made(run: Run, split: Split, seeds: range, kinds: Sequence[str]) -> Iterator[Example]:
+    """The examples of these seeds, made by the workers in equal parts."""
+    folder, parts = run.path("problems", "held-out" if kinds == HELD_OUT else split), run.recipe.threads
+    cuts = [len(seeds) * part // parts for part in range(parts + 1)]
+    slices = [seeds[start:end] for start, end in pairwise(cuts)]
+    count = len(slices)
+    each = map if run.workers is None else run.workers.map
+    for made in each(write_problems, [split] * count, slices, [folder] * count, [kinds] * count):
+        yield from made
+
+
+def _write_set(run: Run, name: str, examples: Iterable[Example]) -> None:
     """A set's rows, its pictures by their path in the run folder, so that the folder can be moved."""
     log = run.folder.log(f"problems/{name}")
     log.path.unlink(missing_ok=True)  # a killed attempt left a part

@@ -5,7 +5,7 @@ stages draw problems of the train split without end, so nothing is seen twice an
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import count
 from pathlib import Path
@@ -17,11 +17,12 @@ from torch.nn import functional
 
 from chainofstep.chain import BAD, GOOD, REFLECTION_START, STEP_TAG, THOUGHT_START, Chain, render
 from chainofstep.models.vlm import VLM
-from chainofstep.problems.tasks.build import Problem, chain_of
+from chainofstep.problems.tasks.build import Problem
 from chainofstep.problems.tasks.lessons import (
     CheckedChain,
     checked,
     checking_lesson,
+    drill,
     explaining_turns,
     lesson_problems,
     looking_turns,
@@ -44,6 +45,7 @@ class PretrainConfig:
     turns: int = 5
     captions_first: int = 600  # updates of captions alone, before other turns join
     looking_share: float = 0.0  # of checking lessons, how many are looking lessons instead
+    drill_share: float = 0.0  # of checking lessons, how many are drills in reckoning instead
     mistakes_share: float = 0.5  # of chains to check, how many are a policy's own, where there are any
     seed: int = 0
     first_problem: int = 10_000_000  # far from the seeds that a run draws
@@ -59,7 +61,7 @@ class Lesson:
     tags: list[float]
     claims: list[float]
     expected: list[int]
-    picture: torch.Tensor
+    picture: torch.Tensor | None
 
 
 class Encoder:
@@ -89,25 +91,35 @@ class Encoder:
         return Lesson(ids, labels, blank, blank, [IGNORED] * len(ids), self.pixels(problem))
 
     def checking(self, problem: Problem, checked: CheckedChain) -> Lesson:
+        """A chain to check; where it is right throughout, its text is learnt too."""
         question = [self.user, *self.picture, *self._text(problem.example().question), self.end, self.assistant]
+        right = all(checked.steps) and (checked.chain.answer is None or checked.answer)
+        lesson = self._checked(question, checked, self.pixels(problem))
+        return replace(lesson, labels=[IGNORED] * len(question) + lesson.ids[len(question) :]) if right else lesson
+
+    def drill(self, checked: CheckedChain) -> Lesson:
+        """Steps of pure reckoning, without a picture. Of the text, the right results alone are learnt."""
+        lesson = self._checked([self.user, self.end, self.assistant], checked, None)
+        right = [e if e != IGNORED else said for e, said in zip(lesson.expected, lesson.ids, strict=True)]
+        (equals,) = self._text(" =")
+        before = zip([self.end, *lesson.ids], right, strict=False)
+        return replace(lesson, labels=[token if last == equals else IGNORED for last, token in before])
+
+    def _checked(self, question: list[int], checked: CheckedChain, picture: torch.Tensor | None) -> Lesson:
         text = render(checked.chain, STEP_TAG)
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, ends = list(encoded.input_ids), [end for _, end in encoded.offset_mapping]
         answer = [] if checked.chain.answer is None else [checked.answer]
         tags = _at_tags(ids, self.id(STEP_TAG), [*checked.steps, *answer])
         claims = _at_ends(ends, _claim_places(text, checked))
-        right = all(checked.steps) and all(answer)
-        labels = ids if right else [IGNORED] * len(ids)
-        start, blank = len(question), [-1.0] * len(question)
-        skipped = [IGNORED] * start
-        expected = skipped + self._expected(problem, checked.chain, ids)
-        return Lesson(question + ids, skipped + labels, blank + tags, blank + claims, expected, self.pixels(problem))
+        skipped, blank = [IGNORED] * len(question), [-1.0] * len(question)
+        expected = skipped + self._expected(checked, ids)
+        silent = skipped + [IGNORED] * len(ids)
+        return Lesson(question + ids, silent, blank + tags, blank + claims, expected, picture)
 
-    def _expected(self, problem: Problem, chain: Chain, ids: list[int]) -> list[int]:
+    def _expected(self, checked: CheckedChain, ids: list[int]) -> list[int]:
         """The gold chain's token wherever it differs; nothing where the two chains do not line up."""
-        gold = chain_of(problem.solution())
-        gold = gold if chain.answer is not None else gold.prefix(len(chain.steps))
-        right = self._text(render(gold, STEP_TAG))
+        right = self._text(render(checked.gold, STEP_TAG))
         if len(right) != len(ids):
             return [IGNORED] * len(ids)
         return [IGNORED if token == wanted else wanted for token, wanted in zip(ids, right, strict=True)]
@@ -136,24 +148,28 @@ def _at_ends(ends: Sequence[int], places: dict[int, bool]) -> list[float]:
     return [float(places[end]) if end in places else -1.0 for end in ends]
 
 
-def collate(lessons: Sequence[Lesson], pad: int) -> dict[str, torch.Tensor]:
-    """Right-padded tensors [B, T] and pictures [B, 3, H, W]."""
+Lessons = dict[str, torch.Tensor]
+
+
+def collate(lessons: Sequence[Lesson], pad: int) -> Lessons:
+    """Right-padded tensors [B, T], and the pictures [P, 3, H, W] of the lessons that have one, if any has."""
     width = max(len(lesson.ids) for lesson in lessons)
 
     def padded(rows: list, fill: float, kind: torch.dtype) -> torch.Tensor:
         return torch.tensor([row + [fill] * (width - len(row)) for row in rows], dtype=kind)
 
-    return {
+    pictures = [lesson.picture for lesson in lessons if lesson.picture is not None]
+    rows = {
         "input_ids": padded([lesson.ids for lesson in lessons], pad, torch.long),
         "labels": padded([lesson.labels for lesson in lessons], IGNORED, torch.long),
         "tags": padded([lesson.tags for lesson in lessons], -1.0, torch.float),
         "claims": padded([lesson.claims for lesson in lessons], -1.0, torch.float),
         "expected": padded([lesson.expected for lesson in lessons], IGNORED, torch.long),
-        "pixel_values": torch.stack([lesson.picture for lesson in lessons]),
     }
+    return rows | ({"pixel_values": torch.stack(pictures)} if pictures else {})
 
 
-def batches(make: Callable[[Problem], Lesson], config: PretrainConfig, pad: int) -> Iterator[dict[str, torch.Tensor]]:
+def batches(make: Callable[[Problem], Lesson], config: PretrainConfig, pad: int) -> Iterator[Lessons]:
     """Endless batches; eight batches' worth of lessons are sorted by length before they are cut, to pad little."""
     generator = np.random.default_rng(config.seed)
     source = lesson_problems(config.first_problem + config.seed * 10_000_000)
@@ -193,17 +209,17 @@ def correction_loss(hidden: torch.Tensor, head: torch.Tensor, expected: torch.Te
     return loss, float(found)
 
 
-Losses = Callable[[VLM, dict[str, torch.Tensor]], tuple[torch.Tensor, dict[str, float]]]
+Losses = Callable[[VLM, Lessons], tuple[torch.Tensor, dict[str, float]]]
 
 
-def looking_losses(vlm: VLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+def looking_losses(vlm: VLM, batch: Lessons) -> tuple[torch.Tensor, dict[str, float]]:
     mask = (batch["input_ids"] != vlm.tokenizer.pad_token_id).long()
-    output = vlm.model.model(batch["input_ids"], pixel_values=batch["pixel_values"], attention_mask=mask)
+    output = vlm.model.model(batch["input_ids"], pixel_values=batch.get("pixel_values"), attention_mask=mask)
     loss = language_loss(output.last_hidden_state, vlm.model.get_output_embeddings().weight, batch["labels"])
     return loss, {"language": float(loss.detach())}
 
 
-def checking_losses(vlm: VLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+def checking_losses(vlm: VLM, batch: Lessons) -> tuple[torch.Tensor, dict[str, float]]:
     """Step tags from the last layer, single claims from the layer below, and the language loss of right chains.
 
     To check a claim is to compare what stands there with what the model would have said, which is known after the
@@ -214,7 +230,7 @@ def checking_losses(vlm: VLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Ten
     """
     mask = (batch["input_ids"] != vlm.tokenizer.pad_token_id).long()
     output = vlm.model.model(
-        batch["input_ids"], pixel_values=batch["pixel_values"], attention_mask=mask, output_hidden_states=True
+        batch["input_ids"], pixel_values=batch.get("pixel_values"), attention_mask=mask, output_hidden_states=True
     )
     head = vlm.model.get_output_embeddings().weight
     verdicts = head[[vlm.token_id(GOOD), vlm.token_id(BAD)]]
@@ -315,8 +331,11 @@ def _checking_lessons(
     encoder: Encoder, generator: np.random.Generator, config: PretrainConfig, mistakes: Mistakes
 ) -> Callable[[Problem], Lesson]:
     def make(problem: Problem) -> Lesson:
-        if generator.random() < config.looking_share:
+        draw = generator.random()
+        if draw < config.looking_share:
             return encoder.looking(problem, looking_turns(problem, generator, config.turns))
+        if draw < config.looking_share + config.drill_share:
+            return encoder.drill(drill(generator))
         if mistakes and generator.random() < config.mistakes_share:
             other, chain = mistakes[int(generator.integers(len(mistakes)))]
             return encoder.checking(other, checked(other, chain))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chainofstep.chain import Chain
+from chainofstep.chain import Chain, Step
 from chainofstep.problems.tasks.build import TRAINED, Problem, chain_of, make_problem, step_text, with_choices
 from chainofstep.problems.tasks.checker import Checker, check_steps
-from chainofstep.problems.tasks.claims import Fact, read_sentence, sentences
-from chainofstep.problems.tasks.planted import PLANTERS
+from chainofstep.problems.tasks.claims import Comparison, Equation, Fact, read_sentence, sentences
+from chainofstep.problems.tasks.planted import PLANTERS, near_number
 from chainofstep.problems.tasks.problem import compared
 from chainofstep.problems.tasks.slips import misread, slipped
 
@@ -123,10 +123,12 @@ def explaining_turns(problem: Problem, generator: np.random.Generator, count: in
 class CheckedChain:
     """A chain with the checker's word on each step, the answer, and each claim by where it ends in the step's text.
 
-    `claims[s]` lists (part, end, holds): part "thought" or "reflection", end the character after the claim.
+    `claims[s]` lists (part, end, holds): part "thought" or "reflection", end the character after the claim. `gold` is
+    a chain that is right throughout; where the two line up, it says what should stand instead.
     """
 
     chain: Chain
+    gold: Chain
     steps: tuple[bool, ...]
     answer: bool
     claims: tuple[tuple[tuple[str, int, bool], ...], ...]
@@ -139,7 +141,11 @@ def checked(problem: Problem, chain: Chain) -> CheckedChain:
         (*_claim_ends(checker, "thought", step.thought), *_claim_ends(checker, "reflection", step.reflection))
         for step in chain.steps
     )
-    return CheckedChain(chain, tuple(check_steps(example, chain)), chain.answer == example.answer, claims)
+    gold = chain_of(problem.solution())
+    # A prefix is held against the gold chain's beginning, a whole chain, which may be hasty, against its end.
+    count = len(chain.steps)
+    gold = gold.prefix(count) if chain.answer is None else Chain(gold.steps[-count:], gold.answer)
+    return CheckedChain(chain, gold, tuple(check_steps(example, chain)), chain.answer == example.answer, claims)
 
 
 def _claim_ends(checker: Checker, part: str, text: str) -> Iterator[tuple[str, int, bool]]:
@@ -180,32 +186,87 @@ def checking_lesson(problem: Problem, generator: np.random.Generator) -> Checked
     - 0.35: a whole chain in which sums, comparisons, counts and rules go wrong with chance 0.2 each: one error a chain
       teaches reckoning too slowly, and a PRM that cannot reckon is fooled by whatever a policy samples;
     - 0.25: one planted error; 0.1: the gold chain.
+
+    Of all but the first, a quarter are hasty.
     """
-    draw = generator.random()
-    if draw < 0.15:
+    if generator.random() < 0.15:
         steps = chain_of(problem.solution(misread(problem, 0.35, generator))).steps
         return checked(problem, Chain(steps[: int(generator.integers(1, 3))]))
-    if draw < 0.3:
-        return checked(problem, chain_of(problem.solution(misread(problem, 0.12, generator))))
-    if draw < 0.65:
-        return checked(problem, slipped(problem, 0.03, 0.2, generator))
-    if draw < 0.9:
+    return checked(problem, uneven(_whole(problem, generator), 0.25, generator))
+
+
+def _whole(problem: Problem, generator: np.random.Generator) -> Chain:
+    way = str(generator.choice(["misread", "slipped", "planted", "gold"], p=[0.17, 0.41, 0.3, 0.12]))
+    if way == "misread":
+        return chain_of(problem.solution(misread(problem, 0.12, generator)))
+    if way == "slipped":
+        return slipped(problem, 0.03, 0.2, generator)
+    if way == "planted":
         names, shares = list(PLANTED_SHARES), list(PLANTED_SHARES.values())
         for name in generator.choice(names, size=len(names), replace=False, p=shares):
             if (chain := PLANTERS[str(name)](problem, generator)) is not None:
-                return checked(problem, chain)
-    return checked(problem, chain_of(problem.solution()))
+                return chain
+    return chain_of(problem.solution())
 
 
-def hasty(chain: Chain, generator: np.random.Generator) -> Chain:
-    """The chain without its last steps, one at least if there are two: the answer is stated before it is worked out."""
-    kept = int(generator.integers(1, max(2, len(chain.steps))))
-    return Chain(chain.steps[:kept], chain.answer)
+DRILLED = {"+": ("Add the values", "total"), "-": ("Subtract", "difference"), "*": ("Find the moment", "moment")}
+
+
+def drill(generator: np.random.Generator, steps: int = 6) -> CheckedChain:
+    """Steps of pure reckoning, half of them wrong somewhere, to be checked without a picture.
+
+    In a chain equations are few among readings; here they are dense. A step says two things and, of the second, the
+    result: "7 is more than 4. 9 - 4 = 5." and "The difference is 5."
+    """
+    made = [_drilled(generator) for _ in range(steps)]
+    said, gold, claims = zip(*made, strict=True)
+    right = tuple(all(holds for _, _, holds in of_step) for of_step in claims)
+    return CheckedChain(Chain(said), Chain(gold), right, False, claims)
+
+
+def _drilled(generator: np.random.Generator) -> tuple[Step, Step, tuple[tuple[str, int, bool], ...]]:
+    """A step as said, as it should be, and the claims of what is said."""
+    first, second = reckoning(generator), ""
+    while " = " not in second:
+        second = reckoning(generator)
+    left, result = second[:-1].split(" = ")
+    name, noun = DRILLED[left.split()[1]]
+    said_first, said_second = _maybe_wrong(first, generator), _maybe_wrong(second, generator)
+    said_result = near_number(result, generator) if generator.random() < 0.1 else said_second[:-1].split(" = ")[1]
+    thought, reflection = f"{said_first} {said_second}", f"The {noun} is {said_result}."
+    claims = (
+        ("thought", len(said_first), _holds(said_first)),
+        ("thought", len(thought), _holds(said_second)),
+        ("reflection", len(reflection), said_result == result),
+    )
+    gold = Step(name, f"{first} {second}", f"The {noun} is {result}.")
+    return Step(name, thought, reflection), gold, claims
+
+
+def _holds(sentence: str) -> bool:
+    claims = read_sentence(sentence[:-1], {}) or ()
+    return all(claim.holds for claim in claims if isinstance(claim, Equation | Comparison))
+
+
+def _maybe_wrong(sentence: str, generator: np.random.Generator) -> str:
+    """The sentence, or (one time in four) another result or relation in its place."""
+    if generator.random() < 0.75:
+        return sentence
+    if " = " in sentence:
+        left, result = sentence[:-1].split(" = ")
+        return f"{left} = {near_number(result, generator)}."
+    words = sentence[:-1].split()
+    return f"{words[0]} is {generator.choice(['more than', 'less than', 'as much as'])} {words[-1]}."
+
+
+def hasty(chain: Chain) -> Chain:
+    """The chain's last step alone: all before it is taken as seen or done in the head."""
+    return Chain(chain.steps[-1:], chain.answer)
 
 
 def uneven(chain: Chain, share: float, generator: np.random.Generator) -> Chain:
     """The chain as an uneven teacher gives it: hasty in this share of cases."""
-    return hasty(chain, generator) if generator.random() < share else chain
+    return hasty(chain) if generator.random() < share else chain
 
 
 def lesson_problems(start: int) -> Iterator[Problem]:
