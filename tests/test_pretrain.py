@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,13 +12,15 @@ import torch
 from chainofstep.models.tiny import Shape, build_tiny
 from chainofstep.models.vlm import load_vlm
 from chainofstep.problems.tasks.build import make_problem, remake
-from chainofstep.problems.tasks.lessons import checked, checking_lesson
+from chainofstep.problems.tasks.lessons import checked, checking_lesson, drill
 from chainofstep.training import mini_base
 from chainofstep.training.mini_base import BaseConfig, make_base
 from chainofstep.training.pretrain import (
     IGNORED,
     Encoder,
     PretrainConfig,
+    checking_losses,
+    collate,
     correction_loss,
     language_loss,
     pretrain,
@@ -84,6 +87,27 @@ def test_a_checking_lesson_labels_every_tag_and_claim(kind):
                 token if right == IGNORED else right for token, right in zip(row.ids, row.expected, strict=True)
             ]
             assert corrected != row.ids
+
+
+def test_a_drill_teaches_its_results_and_stands_beside_lessons_with_pictures():
+    vlm = build_tiny(SMALL, seed=0)
+    mini_base.add_step_tokens(vlm)
+    encoder, drilled = Encoder(vlm), drill(np.random.default_rng(0))
+    row, text = encoder.drill(drilled), vlm.tokenizer.decode
+    assert [tag for tag in row.tags if tag >= 0] == [float(right) for right in drilled.steps]
+    learnt = [text(token).strip() for token in row.labels if token != IGNORED]
+    gold = " ".join(step.thought for step in drilled.gold.steps)
+    assert learnt == re.findall(r"= (\d+)\.", gold)
+    wrong = [text(token) for token in row.expected if token != IGNORED]
+    assert wrong and len(wrong) >= sum(not right for right in drilled.steps)
+
+    problem = make_problem("line_sum", "train", 0)
+    other = encoder.checking(problem, checked(problem, problem.example().chain))
+    pad = vlm.tokenizer.pad_token_id
+    drills, mixed = collate([row, row], pad), collate([row, other], pad)
+    assert "pixel_values" not in drills and mixed["pixel_values"].shape == (1, 3, 96, 96)
+    for batch in (drills, mixed):
+        assert torch.isfinite(checking_losses(vlm, batch)[0])
 
 
 def test_a_problem_is_remade_from_its_id():
