@@ -16,7 +16,6 @@ from chainofstep.problems.tasks.lessons import (
     caption,
     checked,
     checking_lesson,
-    drill,
     explaining_turns,
     hasty,
     head,
@@ -313,30 +312,6 @@ def test_slips_are_frequent_enough_to_teach_reckoning():
         for step in slipped(problem, 0.03, 0.2, generator).steps:
             holds += [c.holds for c in checker.claims(step) if isinstance(c, Equation | Comparison)]
     assert 0.75 < np.mean(holds) < 0.9
-
-
-# --- drills
-
-
-def test_a_drill_is_judged_by_its_own_equations():
-    generator, rights = np.random.default_rng(0), []
-    for _ in range(40):
-        lesson = drill(generator)
-        for step, gold, right, claims in zip(
-            lesson.chain.steps, lesson.gold.steps, lesson.steps, lesson.claims, strict=True
-        ):
-            first, second = (read_sentence(sentence, {})[0] for sentence in sentences(step.thought))
-            holds = [first.holds, second.holds, step.reflection == gold.reflection]
-            assert [judged for _, _, judged in claims] == holds
-            assert right == all(holds)
-            ends = [(part, getattr(step, part)[:end]) for part, end, _ in claims]
-            assert ends == [
-                ("thought", step.thought[: step.thought.index(".") + 1]),
-                ("thought", step.thought),
-                ("reflection", step.reflection),
-            ]
-            rights.append(right)
-    assert 0.35 < np.mean(rights) < 0.65
 
 
 # --- hasty chains

@@ -12,7 +12,8 @@ import torch
 from chainofstep.models.tiny import Shape, build_tiny
 from chainofstep.models.vlm import load_vlm
 from chainofstep.problems.tasks.build import make_problem, remake
-from chainofstep.problems.tasks.lessons import checked, checking_lesson, drill
+from chainofstep.problems.tasks.drills import drill
+from chainofstep.problems.tasks.lessons import checked, checking_lesson
 from chainofstep.training import mini_base
 from chainofstep.training.mini_base import BaseConfig, make_base
 from chainofstep.training.pretrain import (

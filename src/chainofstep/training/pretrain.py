@@ -17,12 +17,13 @@ from torch.nn import functional
 
 from chainofstep.chain import BAD, GOOD, REFLECTION_START, STEP_TAG, THOUGHT_START, Chain, render
 from chainofstep.models.vlm import VLM
-from chainofstep.problems.tasks.build import Problem
+from chainofstep.problems.tasks.build import TRAINED, Problem
+from chainofstep.problems.tasks.drills import drill
 from chainofstep.problems.tasks.lessons import (
+    TO_CHECK,
     CheckedChain,
     checked,
     checking_lesson,
-    drill,
     explaining_turns,
     lesson_problems,
     looking_turns,
@@ -169,10 +170,12 @@ def collate(lessons: Sequence[Lesson], pad: int) -> Lessons:
     return rows | ({"pixel_values": torch.stack(pictures)} if pictures else {})
 
 
-def batches(make: Callable[[Problem], Lesson], config: PretrainConfig, pad: int) -> Iterator[Lessons]:
+def batches(
+    make: Callable[[Problem], Lesson], config: PretrainConfig, pad: int, kinds: Sequence[str] = TRAINED
+) -> Iterator[Lessons]:
     """Endless batches; eight batches' worth of lessons are sorted by length before they are cut, to pad little."""
     generator = np.random.default_rng(config.seed)
-    source = lesson_problems(config.first_problem + config.seed * 10_000_000)
+    source = lesson_problems(config.first_problem + config.seed * 10_000_000, kinds)
     while True:
         lessons = sorted((make(next(source)) for _ in range(8 * config.batch_size)), key=lambda row: len(row.ids))
         for index in generator.permutation(8):
@@ -277,7 +280,8 @@ def pretrain(
     done = _restore(checkpoint, vlm, optimizer, schedule)
     seen: list[dict[str, float]] = []
     # What was trained on before is drawn again, which costs little, so that the same lessons follow.
-    drawn = batches(make, config, vlm.tokenizer.pad_token_id) if done < config.updates else ()
+    kinds = TO_CHECK if stage == "checking" else TRAINED
+    drawn = batches(make, config, vlm.tokenizer.pad_token_id, kinds) if done < config.updates else ()
     for update, batch in zip(range(1, config.updates + 1), drawn, strict=False):
         if update <= done:
             continue

@@ -3,16 +3,16 @@
 A lesson is a conversation about one picture. Only problems of the train split and trained kinds are used.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from chainofstep.chain import Chain, Step
+from chainofstep.chain import Chain
 from chainofstep.problems.tasks.build import TRAINED, Problem, chain_of, make_problem, step_text, with_choices
 from chainofstep.problems.tasks.checker import Checker, check_steps
-from chainofstep.problems.tasks.claims import Comparison, Equation, Fact, read_sentence, sentences
-from chainofstep.problems.tasks.planted import PLANTERS, near_number
+from chainofstep.problems.tasks.claims import Fact, read_sentence, sentences
+from chainofstep.problems.tasks.planted import PLANTERS
 from chainofstep.problems.tasks.problem import compared
 from chainofstep.problems.tasks.slips import misread, slipped
 
@@ -209,56 +209,6 @@ def _whole(problem: Problem, generator: np.random.Generator) -> Chain:
     return chain_of(problem.solution())
 
 
-DRILLED = {"+": ("Add the values", "total"), "-": ("Subtract", "difference"), "*": ("Find the moment", "moment")}
-
-
-def drill(generator: np.random.Generator, steps: int = 6) -> CheckedChain:
-    """Steps of pure reckoning, half of them wrong somewhere, to be checked without a picture.
-
-    In a chain equations are few among readings; here they are dense. A step says two things and, of the second, the
-    result: "7 is more than 4. 9 - 4 = 5." and "The difference is 5."
-    """
-    made = [_drilled(generator) for _ in range(steps)]
-    said, gold, claims = zip(*made, strict=True)
-    right = tuple(all(holds for _, _, holds in of_step) for of_step in claims)
-    return CheckedChain(Chain(said), Chain(gold), right, False, claims)
-
-
-def _drilled(generator: np.random.Generator) -> tuple[Step, Step, tuple[tuple[str, int, bool], ...]]:
-    """A step as said, as it should be, and the claims of what is said."""
-    first, second = reckoning(generator), ""
-    while " = " not in second:
-        second = reckoning(generator)
-    left, result = second[:-1].split(" = ")
-    name, noun = DRILLED[left.split()[1]]
-    said_first, said_second = _maybe_wrong(first, generator), _maybe_wrong(second, generator)
-    said_result = near_number(result, generator) if generator.random() < 0.1 else said_second[:-1].split(" = ")[1]
-    thought, reflection = f"{said_first} {said_second}", f"The {noun} is {said_result}."
-    claims = (
-        ("thought", len(said_first), _holds(said_first)),
-        ("thought", len(thought), _holds(said_second)),
-        ("reflection", len(reflection), said_result == result),
-    )
-    gold = Step(name, f"{first} {second}", f"The {noun} is {result}.")
-    return Step(name, thought, reflection), gold, claims
-
-
-def _holds(sentence: str) -> bool:
-    claims = read_sentence(sentence[:-1], {}) or ()
-    return all(claim.holds for claim in claims if isinstance(claim, Equation | Comparison))
-
-
-def _maybe_wrong(sentence: str, generator: np.random.Generator) -> str:
-    """The sentence, or (one time in four) another result or relation in its place."""
-    if generator.random() < 0.75:
-        return sentence
-    if " = " in sentence:
-        left, result = sentence[:-1].split(" = ")
-        return f"{left} = {near_number(result, generator)}."
-    words = sentence[:-1].split()
-    return f"{words[0]} is {generator.choice(['more than', 'less than', 'as much as'])} {words[-1]}."
-
-
 def hasty(chain: Chain) -> Chain:
     """The chain's last step alone: all before it is taken as seen or done in the head."""
     return Chain(chain.steps[-1:], chain.answer)
@@ -269,9 +219,17 @@ def uneven(chain: Chain, share: float, generator: np.random.Generator) -> Chain:
     return hasty(chain) if generator.random() < share else chain
 
 
-def lesson_problems(start: int) -> Iterator[Problem]:
+#: The kinds as a PRM's backbone meets them: oftener those that take longest to learn to check.
+TO_CHECK = (
+    *TRAINED,
+    *("food_web", "count_colour", "table_larger", "lever_tip", "sum_compare", "sum_difference", "line_extreme"),
+    *("food_web", "count_colour", "relation"),
+)
+
+
+def lesson_problems(start: int, kinds: Sequence[str] = TRAINED) -> Iterator[Problem]:
     """An endless walk through the train split from a seed, the kinds taken in turn."""
     seed = start
     while True:
-        yield make_problem(TRAINED[seed % len(TRAINED)], "train", seed)
+        yield make_problem(kinds[seed % len(kinds)], "train", seed)
         seed += 1
