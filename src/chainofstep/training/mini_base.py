@@ -31,7 +31,9 @@ from chainofstep.training.sft import SftConfig, SftRow, train_sft
 LOOKING = PretrainConfig(updates=2500, schedule=5000, learning_rate=1.5e-3)
 LOOKING_LONGER = PretrainConfig(updates=2000, warmup=100, captions_first=0, first_problem=50_000_000)
 EXPLAINING = PretrainConfig(updates=600, schedule=1000, warmup=100, turns=3, first_problem=30_000_000)
-CHECKING = PretrainConfig(updates=5800, turns=3, looking_share=0.2, mistakes_share=0.4, first_problem=20_000_000)
+CHECKING = PretrainConfig(
+    updates=12_000, turns=3, looking_share=0.1, drill_share=0.12, mistakes_share=0.35, first_problem=20_000_000
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class BaseConfig:
     extra_layers: int = 3
     checking: PretrainConfig = CHECKING
     fine_tuned_on: int = 8000  # problems for the policy whose mistakes the backbone learns to find
-    hasty: float = 0.5  # share of hasty chains among what that policy is taught
+    hasty: float = 0.3  # share of hasty chains among what that policy is taught
     mistaken_questions: int = 4000  # problems that it answers, six times each
     mistakes_from: int = 40_000_000
 

@@ -20,6 +20,7 @@ from chainofstep.problems.tasks.scenes import THINGS
 Claims = tuple[tuple[str, int, bool], ...]
 Drilled = tuple[Step, Step, Claims]  # a step as said, as it should be, and the claims of what is said
 WRONG = 0.3  # how often a claim goes wrong
+NAMED = {"+": ("Add the values", "total"), "-": ("Subtract", "difference"), "*": ("Find the moment", "moment")}
 
 
 def drill(generator: np.random.Generator, steps: int = 6) -> CheckedChain:
@@ -57,7 +58,8 @@ def _relation(left: int, right: int, generator: np.random.Generator) -> tuple[st
 
 def _equations(generator: np.random.Generator) -> Drilled:
     """ "9 - 4 = 5. 3 + 8 = 11." and "The total is 11." """
-    said, gold = [], []
+    said: list[str] = []
+    gold: list[str] = []
     while len(gold) < 2:
         sentence = reckoning(generator)
         if " = " in sentence:
