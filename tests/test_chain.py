@@ -1,5 +1,6 @@
 """The chain format: the authors' bytes, what `parse` forgives and refuses, prefixes, streaming, look-alikes."""
 
+import pickle
 import re
 from pathlib import Path
 
@@ -331,3 +332,8 @@ def test_the_tokens_of_the_document_are_ours():
     rows = re.findall(r"^\| (\d+) \| `(.+)` \| (.+) \|$", DOCUMENT, re.MULTILINE)
     listed = [(int(number), token.replace("\\|", "|"), words) for number, token, words in rows]
     assert listed == [(number, *row) for number, row in enumerate(ALL_TOKENS.items(), start=1)]
+
+
+def test_an_error_goes_between_processes():
+    error = pickle.loads(pickle.dumps(ChainError("no thought", 7)))
+    assert (error.problem, error.position, str(error)) == ("no thought", 7, "no thought (character 7)")

@@ -62,6 +62,10 @@ class ChainError(ValueError):
         self.problem = problem
         self.position = position
 
+    def __reduce__(self) -> tuple[type["ChainError"], tuple[str, int]]:
+        # An exception is pickled by its message alone, and rollouts carry this one between processes.
+        return type(self), (self.problem, self.position)
+
 
 @dataclass(frozen=True)
 class Step:
