@@ -365,7 +365,7 @@ def test_evaluation_ends_every_item_in_an_outcome(model, problem_file, tmp_path)
         ["scene", "0.0%", "0.0 to 65.8", "0", "0", "1", "1", "2"],
     ]
     assert "18 sampled tokens, 0 chains scored" in shown
-    cos(*words, tmp_path / "beam.jsonl", "--method", "step_beam", "--prm", model)
+    cos(*words, tmp_path / "beam.jsonl", "--method", "beam", "--prm", model)
     assert [row["outcome"] for row in rows(tmp_path / "beam.jsonl")] == ["failed"] * 4
     assert "give a process reward model's folder with --prm" in error(*words, out, "--method", "best_of_n")
 

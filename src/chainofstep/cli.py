@@ -267,7 +267,7 @@ def eval_command(
     model: Model,
     examples: Examples,
     out: OutFile,
-    method: Annotated[str, typer.Option(help=f"{METHOD_NAMES}, or pass_at_n, the ceiling.")] = "greedy",
+    method: Annotated[str, typer.Option(help=f"{METHOD_NAMES} (or beam), or pass_at_n, the ceiling.")] = "greedy",
     prm: Annotated[str | None, typer.Option(help="The PRM of methods that go by score.", show_default=False)] = None,
     n: N = 16,
     width: Width = 1,

@@ -34,6 +34,7 @@ def evaluate(
 
     Outcomes are counted from the stored texts, so a finished file is regraded without its model being loaded.
     """
+    method = full_name(method)
     prm = _needed_prm(choose(method, METHODS, "method"), prm)
     read = read_examples(examples)
     made_from: dict[str, Any] = {"examples": file_hash(examples), "model": fingerprint(model), "method": method}
@@ -46,6 +47,11 @@ def evaluate(
     results = [from_row(SearchResult, rows[example.id]) for example in read]
     outcomes = grade_results(read, results)
     return Evaluation({"all": tally(outcomes)} | by_group(read, outcomes), sum((r.cost for r in results), start=Cost()))
+
+
+def full_name(method: str) -> str:
+    """A search method's name; "beam" is short for "step_beam"."""
+    return "step_beam" if method == "beam" else method
 
 
 def _needed_prm(method: str, prm: str | None) -> str | None:
@@ -102,7 +108,7 @@ def ask(
     picture: Path, question: str, method: str, config: SearchConfig, model: str, prm: str | None = None
 ) -> SearchResult:
     """Answer a question about a picture by a search method; with a PRM, the chosen chain always has its scores."""
-    method = "step_beam" if method == "beam" else method
+    method = full_name(method)
     answering = [name for name in METHODS if name != "pass_at_n"]  # that one looks at the gold answer
     _needed_prm(choose(method, answering, "method"), prm)
     example = Example("question", question, (str(existing(picture)),), "", "word")
