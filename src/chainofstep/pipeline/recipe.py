@@ -16,7 +16,7 @@ class Problems:
     """How many problems each stage gets. Train problems of different stages are different problems."""
 
     sft: int = 8000
-    hasty: float = 0.0  # share of the SFT chains that state the answer before it is worked out, as uneven teachers do
+    hasty: float = 0.0  # share of the SFT chains that leap to the last step, as uneven teachers do
     labels: int = 400  # questions of the PRM's training set
     dpo: int = 500  # questions of each round
     test: int = 1008  # unseen: other problems, other handwriting; the trained kinds in turn

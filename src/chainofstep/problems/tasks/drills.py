@@ -14,7 +14,7 @@ from chainofstep.problems.tasks.charts import ITEMS
 from chainofstep.problems.tasks.digits import LINES, named
 from chainofstep.problems.tasks.lessons import CheckedChain, reckoning
 from chainofstep.problems.tasks.planted import near_number
-from chainofstep.problems.tasks.problem import compared
+from chainofstep.problems.tasks.problem import RELATIONS, compared
 from chainofstep.problems.tasks.scenes import THINGS
 
 Claims = tuple[tuple[str, int, bool], ...]
@@ -52,7 +52,7 @@ def _other(options: tuple[str, ...], right: str, generator: np.random.Generator)
 def _relation(left: int, right: int, generator: np.random.Generator) -> tuple[str, str]:
     """A comparison as said, and as it should be."""
     truth = compared(left, right)
-    every = tuple(f"{left} is {relation} {right}" for relation in ("more than", "less than", "as much as"))
+    every = tuple(f"{left} is {relation} {right}" for relation in RELATIONS)
     return f"{_other(every, truth, generator)}.", f"{truth}."
 
 
@@ -67,18 +67,14 @@ def _equations(generator: np.random.Generator) -> Drilled:
             wrong = generator.random() < WRONG
             said.append(f"{left} = {near_number(result, generator) if wrong else result}.")
             gold.append(sentence)
-    name, noun = {
-        "+": ("Add the values", "total"),
-        "-": ("Subtract", "difference"),
-        "*": ("Find the moment", "moment"),
-    }[left.split()[1]]
+    name, noun = NAMED[left.split()[1]]
     stated = said[-1][:-1].split(" = ")[1] if generator.random() > 0.1 else near_number(result, generator)
     return _step(name, (said, f"The {noun} is {stated}."), (gold, f"The {noun} is {result}."))
 
 
-def _two(generator: np.random.Generator, high: int) -> tuple[int, int]:
-    """Two numbers, equal more often than chance would have it."""
-    left, right = (int(value) for value in generator.integers(0, high, size=2))
+def _two(generator: np.random.Generator) -> tuple[int, int]:
+    """Two totals of the problems' range, equal more often than chance would have it."""
+    left, right = (int(value) for value in generator.integers(0, 28, size=2))
     return left, left if generator.random() < 0.1 else right
 
 
@@ -90,7 +86,7 @@ def _winner(generator: np.random.Generator) -> Drilled:
         ("Apply the rule", "The {} moment", "sinking side", ("left", "right"), "neither"),
     )[int(generator.integers(3))]
     first, second = (str(name) for name in generator.choice(names, size=2, replace=False))
-    left, right = _two(generator, 28)
+    left, right = _two(generator)
     told = [f"{given.format(first)} is {left}.", f"{given.format(second)} is {right}."]
     winner = first if left > right else second if right > left else tie
     relation, truth = _relation(left, right, generator)

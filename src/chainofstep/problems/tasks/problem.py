@@ -84,6 +84,9 @@ def add_up(values: Sequence[int]) -> tuple[tuple[str, ...], int]:
     return tuple(equations), total
 
 
+RELATIONS = ("more than", "less than", "as much as")
+
+
 def compared(left: int, right: int) -> str:
     relation = "more than" if left > right else "less than" if left < right else "as much as"
     return f"{left} is {relation} {right}"

@@ -9,7 +9,7 @@ from chainofstep.chain import Chain
 from chainofstep.problems.tasks.build import Problem, chain_of
 from chainofstep.problems.tasks.claims import Comparison, Equation, Fact, plain, read_sentence
 from chainofstep.problems.tasks.planted import near_number, other_answer, other_option
-from chainofstep.problems.tasks.problem import Facts, Move, Solution, compared
+from chainofstep.problems.tasks.problem import RELATIONS, Facts, Move, Solution, compared
 
 
 def misread(problem: Problem, chance: float, generator: np.random.Generator) -> Facts:
@@ -80,7 +80,7 @@ class Slips:
             return compared(left, right)
         if self.generator.random() < 0.5:
             left = int(near_number(str(left), self.generator))
-        return f"{left} is {self.generator.choice(['more than', 'less than', 'as much as'])} {right}"
+        return f"{left} is {self.generator.choice(RELATIONS)} {right}"
 
     def _other_sentence(self, sentence: str, place: tuple[int, str, int]) -> str:
         """What would stand there if the picture were another one; the same sentence where nothing else could."""
