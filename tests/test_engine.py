@@ -1,6 +1,7 @@
 """The engine against plain full forwards of the stock model: the same numbers, the same texts, the right endings."""
 
 import math
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from chainofstep.models.tiny import IMAGE, PAD, ROLES, Shape, build_tiny
 from chainofstep.models.trunks import plan
 from chainofstep.models.vlm import VLM, add_step_tokens
 from chainofstep.problems.tasks.build import write_problems
-from chainofstep.records import Example, Request, Rollout
+from chainofstep.records import Example, Request, Rollout, SamplingErrors
 
 SMALL = Shape(vision_width=32, vision_layers=1, width=64, layers=2, heads=4, key_value_heads=2, feed_forward=64)
 SPREAD = 2.0  # random heads are nearly flat; this spreads their logits
@@ -228,9 +229,9 @@ def test_partial_softmaxes_merge_to_the_whole() -> None:
     scores, values = torch.randn(3, 2, 9, generator=generator) * 5, torch.randn(3, 9, 4, generator=generator)
     whole = scores.softmax(-1) @ values
     parts = [partial_softmax(scores[..., rows], values[:, rows]) for rows in (slice(0, 4), slice(4, 9))]
-    torch.testing.assert_close(merge(*parts), whole)
+    torch.testing.assert_close(merge(parts), whole)
     hidden = partial_softmax(torch.full((3, 2, 4), -1e30), values[:, :4])  # a prefix of which nothing may be seen
-    torch.testing.assert_close(merge(hidden, parts[1]), scores[..., 4:].softmax(-1) @ values[:, 4:])
+    torch.testing.assert_close(merge([hidden, parts[1]]), scores[..., 4:].softmax(-1) @ values[:, 4:])
 
 
 def test_greedy_is_the_argmax_of_the_full_forward(vlm: VLM, examples: list[Example]) -> None:
@@ -335,7 +336,7 @@ def test_tokens_that_no_answer_contains_are_never_sampled(
 
 def test_step_prefixes_of_a_chain_share_one_trunk(vlm: VLM, examples: list[Example]) -> None:
     first, second = ([Request(e, 2, prefix, max_tokens=4) for prefix in prefixes(e)] for e in examples[:2])
-    trunks = plan(vlm, [*first, *second, first[0]], token_budget=10_000).trunks
+    trunks = plan(vlm, [*first, *second, first[0]]).trunks
     assert len(trunks) == 2
     assert sum(len(trunk.rows) for trunk in trunks) == 2 * (len(first) + len(second) + 1)
 
@@ -387,16 +388,20 @@ def test_progress_reaches_all_samples(vlm: VLM, examples: list[Example]) -> None
         ({"prefix": "<|reasoning_start|>к+и"}, "control token"),
     ],
 )
-def test_bad_requests_are_named_before_anything_is_sampled(
+def test_bad_requests_are_named_and_the_others_are_sampled(
     vlm: VLM, examples: list[Example], changes: dict[str, object], problem: str
 ) -> None:
     good = Request(examples[0], max_tokens=4)
-    engine = Engine(vlm)
-    with pytest.raises(ValueError, match="request 1") as caught:
-        engine.sample([good, replace(good, **changes)])  # type: ignore[arg-type]
+    bad = replace(good, **changes)  # type: ignore[arg-type]
+    with pytest.raises(SamplingErrors, match="request 1 .*1 more") as caught:
+        Engine(vlm).sample([good, bad, good, bad])
     assert problem in str(caught.value)
     assert examples[0].id in str(caught.value)
-    assert engine.sampled_tokens == 0
+    expected = Engine(vlm).sample([good])[0]
+    assert caught.value.results == [expected, None, expected, None]
+    assert set(caught.value.failures) == {1, 3}
+    copied = pickle.loads(pickle.dumps(caught.value))  # as a worker process hands it back
+    assert (str(copied), copied.results) == (str(caught.value), caught.value.results)
 
 
 def test_unreadable_pictures_are_named(vlm: VLM, examples: list[Example], tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_all_prefixes_are_sampled_in_one_call_shared_ones_once():
     scorer.score([(Q, chain), (Q, longer), (R, chain)])
     [requests] = scorer.sampler.calls
     assert [(r.example.id, r.prefix) for r in requests] == [("q", A), ("q", AB), ("r", A)]
-    assert {(r.n, r.temperature, r.top_p, r.stop) for r in requests} == {(4, 1.0, 0.95, "answer")}
+    assert {(r.first, r.n, r.temperature, r.top_p, r.stop) for r in requests} == {(0, 4, 1.0, 0.95, "answer")}
     assert len({r.seed for r in requests}) == 3
 
 
@@ -65,6 +65,7 @@ def test_what_was_spent_is_counted_over_calls():
     scorer.score([(Q, make_chain("a"))])
     stats = scorer.stats
     assert (stats.prefixes, stats.rollouts, stats.unparseable, stats.cut) == (3, 12, 1, 1)
+    assert (stats.labels, stats.fixed_rollouts) == (3, 12)
     a_tokens, ab_tokens = (sum(map(len, SCRIPT[prefix])) for prefix in (A, AB))  # one token per character
     assert stats.tokens == 2 * a_tokens + ab_tokens
 

@@ -49,6 +49,7 @@ class Request:
     top_p: float = 1.0
     top_k: int = 0  # 0: no limit
     stop: Literal["answer", "step"] = "answer"
+    first: int = 0  # index of the first sample: samples first .. first + n - 1, so that more can be asked for later
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Rollout:
     token_ids: tuple[int, ...]  # the sampled tokens alone, without the prefix
     ending: Ending
     seed: int
-    index: int = 0  # which of the request's n samples
+    index: int = 0  # which of the seed's samples: the request's `first` + its place among the n
     logprobs: tuple[float, ...] | None = None  # of `token_ids`, under the untempered model
 
     @cached_property
@@ -73,6 +74,22 @@ class Rollout:
     @property
     def chain(self) -> Chain | None:
         return self.parsed if isinstance(self.parsed, Chain) else None
+
+
+class SamplingErrors(ValueError):
+    """Requests of a call that could not be met; all others were.
+
+    `failures` says why by request number; `results` holds the rollouts of each request, None where it failed.
+    """
+
+    def __init__(self, results: list[list[Rollout] | None], failures: dict[int, str], ids: Sequence[str]):
+        number = min(failures)
+        others = f"; {len(failures) - 1} more requests failed" if len(failures) > 1 else ""
+        super().__init__(f"request {number} (example {ids[number]!r}): {failures[number]}{others}")
+        self.results, self.failures, self.ids = results, failures, tuple(ids)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.results, self.failures, self.ids)
 
 
 @dataclass(frozen=True)
@@ -109,7 +126,7 @@ class Sampler(Protocol):
     """Anything that continues text: the in-process engine, an endpoint, a script in a test."""
 
     def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
-        """For each request its `n` rollouts, in order."""
+        """For each request its `n` rollouts, in order; `SamplingErrors` if some requests cannot be met."""
         ...
 
 

@@ -1,14 +1,15 @@
 """Rows that were admitted together: their tokens so far, what they attend to, and which of them have ended.
 
-Shapes: B rows, V vocabulary, P trunks.
+Shapes: B rows, V vocabulary.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-from chainofstep.models.prefix_attention import CHUNK, SharedKV
+from chainofstep.models.prefix_attention import CHUNK
 from chainofstep.models.sampling import Settings, choose, stream_keys, uniforms
 from chainofstep.models.trunks import Row, Trunk
 
@@ -22,31 +23,39 @@ class Sampled:
     row: Row
     ids: list[int]
     logprobs: list[float] | None
+    broken: bool  # its last logits were NaN, and its last token means nothing
+
+
+class KV(Protocol):
+    """What rows attend to; all of them have sampled `age` tokens."""
+
+    age: int
+
+    def advance(self) -> None: ...
+
+    def keep(self, rows: torch.Tensor) -> None: ...
 
 
 class Cohort:
-    """Rows of the same age and settings. `ends` [V] says of each token whether it ends a sample."""
+    """Rows of the same age and settings. `ends` [V] says of each token whether it ends a sample.
 
-    def __init__(
-        self,
-        trunks: Sequence[Trunk],
-        prefix: list[tuple[torch.Tensor, torch.Tensor]],
-        ends: torch.Tensor,
-        logprobs: bool,
-    ):
+    `offset` [B] is what is added to the index of a row's token to get its position.
+    """
+
+    def __init__(self, trunks: Sequence[Trunk], kv: KV, ends: torch.Tensor, offset: Sequence[int], logprobs: bool):
         device = ends.device
+        self.trunks, self.kv, self.ends = trunks, kv, ends
         self.settings: Settings = trunks[0].settings
         self.rows: list[Row] = [row for trunk in trunks for row in trunk.rows]
-        owner = [number for number, trunk in enumerate(trunks) for _ in trunk.rows]
-        seen = torch.tensor([row.seen for row in self.rows], device=device)
-        self.kv = SharedKV(prefix, torch.tensor(owner, device=device), seen)
-        self.ends = ends
+        self.trunk_of = [number for number, trunk in enumerate(trunks) for _ in trunk.rows]
         self.keys = stream_keys([row.seed for row in self.rows], [row.index for row in self.rows], device)
         self.limits = torch.tensor([row.max_tokens for row in self.rows], device=device)
         self.last = torch.tensor([row.last for row in self.rows], device=device)
-        self.positions = seen.clone()
-        self.lengths = torch.zeros_like(seen)  # of rows that have ended; 0 for the others
-        self.tokens = seen.new_empty(len(self.rows), CHUNK)
+        before = [row.asked + row.seen for row in self.rows]
+        self.positions = torch.tensor([sum(pair) for pair in zip(before, offset, strict=True)], device=device)
+        self.lengths = torch.zeros_like(self.limits)  # of rows that have ended; 0 for the others
+        self.broken = torch.zeros_like(self.limits, dtype=torch.bool)
+        self.tokens = self.limits.new_empty(len(self.rows), CHUNK)
         self.logprobs = torch.empty(len(self.rows), CHUNK, device=device) if logprobs else None
 
     def __len__(self) -> int:
@@ -54,9 +63,8 @@ class Cohort:
 
     @property
     def cost(self) -> int:
-        """Key-value positions that its prefixes hold and its rows may come to hold."""
-        prefixes, _, length, _ = self.kv.prefix[0][0].shape
-        return prefixes * length + sum(row.max_tokens + 1 for row in self.rows)
+        """Key-value positions that its rows may come to hold, without their prefixes."""
+        return sum(row.cost for row in self.rows)
 
     @property
     def remaining(self) -> int:
@@ -69,18 +77,19 @@ class Cohort:
         if age == self.tokens.shape[1]:
             self._grow()
         total = logits.logsumexp(-1) if self.logprobs is not None else None
-        raw = logits
         allowed = logits.index_fill(1, forbidden, -torch.inf)
-        chosen = choose(allowed, uniforms(self.keys, age), self.settings)
+        broken = allowed.amax(-1).isnan()
+        chosen = choose(allowed, uniforms(self.keys, age), self.settings).clamp_max(logits.shape[1] - 1)
         if self.logprobs is not None and total is not None:
-            self.logprobs[:, age] = raw.gather(1, chosen[:, None])[:, 0] - total
+            self.logprobs[:, age] = logits.gather(1, chosen[:, None])[:, 0] - total
         self.tokens[:, age] = chosen
         going = self.lengths == 0
-        ended = going & (self.ends[chosen] | (self.limits <= age + 1))
+        ended = going & (self.ends[chosen] | (self.limits <= age + 1) | broken)
+        self.broken |= going & broken
         self.lengths.masked_fill_(ended, age + 1)
         self.last = chosen
         self.positions += going  # rows that wait to be taken out stay within the model's context
-        self.kv.age += 1
+        self.kv.advance()
 
     def _grow(self) -> None:
         self.tokens = torch.cat([self.tokens, torch.empty_like(self.tokens[:, :CHUNK])], dim=1)
@@ -95,23 +104,36 @@ class Cohort:
             return []
         numbers = torch.tensor(ended, device=self.tokens.device)
         tokens = self.tokens[numbers, : self.kv.age].tolist()
+        broken = self.broken[numbers].tolist()
         logprobs = None if self.logprobs is None else self.logprobs[numbers, : self.kv.age].tolist()
         sampled = []
         for i, row in enumerate(ended):
             count = lengths[row]
-            sampled.append(
-                Sampled(self.rows[row], tokens[i][:count], None if logprobs is None else logprobs[i][:count])
-            )
+            logs = None if logprobs is None else logprobs[i][:count]
+            sampled.append(Sampled(self.rows[row], tokens[i][:count], logs, broken[i]))
         self._keep([number for number, length in enumerate(lengths) if not length])
         return sampled
 
     def _keep(self, going: list[int]) -> None:
         self.rows = [self.rows[number] for number in going]
+        self.trunk_of = [self.trunk_of[number] for number in going]
         if not going:
             return
         rows = torch.tensor(going, device=self.tokens.device)
         self.kv.keep(rows)
         self.keys, self.limits, self.lengths = self.keys[rows], self.limits[rows], self.lengths[rows]
         self.last, self.positions, self.tokens = self.last[rows], self.positions[rows], self.tokens[rows]
+        self.broken = self.broken[rows]
         if self.logprobs is not None:
             self.logprobs = self.logprobs[rows]
+
+    def unfinished(self) -> list[Trunk]:
+        """Its trunks with the rows that have not been taken out, to be sampled again from their beginning."""
+        rows: dict[int, list[Row]] = {}
+        for number, row in zip(self.trunk_of, self.rows, strict=True):
+            rows.setdefault(number, []).append(row)
+        trunks = [self.trunks[number] for number in rows]
+        return [
+            Trunk(trunk.key, trunk.ids, trunk.settings, tuple(left))
+            for trunk, left in zip(trunks, rows.values(), strict=True)
+        ]

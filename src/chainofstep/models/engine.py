@@ -1,67 +1,87 @@
 """The in-process sampler: many continuations of shared prefixes from a Hugging Face VLM, on CPU or GPU.
 
-A call goes through four things: `plan` checks requests and finds the distinct prefixes (trunks), `_prefill` computes
-each trunk once, a `Cohort` holds the rows of trunks that were admitted together, and every decode step feeds one
-token of every row in flight through the model's stock forward. Rows that have ended make room for the next trunks.
+`plan` checks requests and finds the distinct texts (trunks); `Prefixes` computes questions and texts once; a `Cohort`
+holds the rows of trunks that were admitted together; every decode step feeds one token of every row in flight
+through the model's stock forward. Rows that have ended make room for the next trunks. A sample depends on its own
+seed and index alone, so whatever memory runs out of is put back and sampled again, to the same text.
 
-Shapes: B rows in flight, P trunks, T tokens, V vocabulary.
+Shapes: B rows in flight, T tokens, V vocabulary.
 """
 
-from collections import Counter
+import gc
+import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from chainofstep.models.cohort import Cohort, Sampled
-from chainofstep.models.prefix_attention import SharedPrefix, require_supported, sampling_mode
+from chainofstep.models.copied import CopiedKV
+from chainofstep.models.memory import out_of_memory, planned_positions
+from chainofstep.models.prefix_attention import NAME, SharedKV, SharedPrefix, sampling_mode
+from chainofstep.models.prefixes import Prefixes, PromptKey
 from chainofstep.models.sampling import ControlTokens, Settings
-from chainofstep.models.trunks import Plan, PromptKey, Trunk, next_cohort, plan
+from chainofstep.models.shareable import warn_if_copied
+from chainofstep.models.trunks import Plan, Row, Trunk, next_cohort, pieces, plan
 from chainofstep.models.vlm import VLM
-from chainofstep.records import Request, Rollout
+from chainofstep.records import Request, Rollout, SamplingErrors
 
 POLL = 4  # decode steps between two looks at which rows have ended; each look waits for the device
 REFILL = 4  # trunks are admitted when one part in so many of the budget is free
-PREFILL_TOKENS = 16_384  # padded tokens of one prefill forward
+LOGITS = 2**27  # float32 logits of one decode step that are held at once
+log = logging.getLogger(__name__)
 
 
 class Engine:
     """A `Sampler` over one VLM.
 
-    `token_budget` bounds the key-value positions held at once, reserved for prefixes and for all tokens that rows
-    may still sample; a row that alone needs more than all of it is sampled by itself. `progress` is called with
+    `token_budget` bounds the key-value positions held at once, of prefixes and of all tokens that rows may still
+    sample (None: planned from the device's free memory); a row that alone needs more than all of it is sampled by
+    itself. Where memory runs out all the same, the budget is halved and sampling goes on. `progress` is called with
     (samples finished, samples of the call). `logprobs` asks for the log-probabilities of sampled tokens.
-    `sampled_tokens` counts the tokens of all rollouts so far.
+
+    `sampled_tokens`, `computed_tokens` (of prefixes) and `peak_kv_bytes` tell what all calls so far came to.
+    `share=False` gives every row its own copy of its prefix, the plain way; models whose attention cannot take the
+    shared form are sampled so, with one warning.
     """
 
     def __init__(
         self,
         vlm: VLM,
-        token_budget: int = 2**18,
+        token_budget: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         logprobs: bool = False,
+        share: bool = True,
     ):
-        require_supported(vlm.model)
-        if token_budget <= 0:
+        if token_budget is not None and token_budget <= 0:
             raise ValueError(f"token_budget={token_budget}: give the number of key-value positions that fit in memory")
-        self.vlm, self.token_budget, self.progress, self.logprobs = vlm, token_budget, progress, logprobs
-        self.sampled_tokens = 0
+        self.vlm, self.progress, self.logprobs = vlm, progress, logprobs
+        self.token_budget = token_budget or planned_positions(vlm.model)
+        self.prefixes = Prefixes(vlm)
+        self.sampled_tokens = self.peak_kv_bytes = 0
+        self.share = share and not warn_if_copied(vlm.model)
+
+    @property
+    def computed_tokens(self) -> int:
+        return self.prefixes.computed_tokens
 
     def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
-        """For each request its `n` rollouts, in order; ValueError before any sampling if a request cannot be met.
+        """For each request its `n` rollouts, in order.
 
-        `token_ids` holds an end-of-sequence token that was sampled; `text` leaves it out.
+        `token_ids` holds an end-of-sequence token that was sampled; `text` leaves it out. `SamplingErrors` (a
+        ValueError), after all others are sampled, if requests cannot be met; it names them and holds the rest.
         """
-        planned = plan(self.vlm, requests, self.token_budget)
-        finished: dict[tuple[int, int], Rollout] = {}
-        with sampling_mode(self.vlm.model):
-            call = _Call(self.vlm, planned, self.token_budget, self.logprobs)
+        with sampling_mode(self.vlm.model, NAME if self.share else None):
+            call = _Call(self, plan(self.vlm, requests))
+            finished: dict[tuple[int, int], Rollout] = {}
+            total = sum(request.n for number, request in enumerate(requests) if number not in call.plan.failures)
             while call.unfinished:
-                rollouts = self._rollouts(requests, call.advance(), planned.control)
+                rollouts = self._rollouts(requests, call.advance(), call.plan.control)
                 finished |= rollouts
                 if self.progress is not None and rollouts:
-                    self.progress(len(finished), sum(request.n for request in requests))
-        return [[finished[number, i] for i in range(request.n)] for number, request in enumerate(requests)]
+                    self.progress(len(finished), total)
+            call.close()
+        return _in_order(requests, finished, call.plan.failures)
 
     def _rollouts(
         self, requests: Sequence[Request], done: list[Sampled], control: ControlTokens
@@ -83,6 +103,18 @@ class Engine:
         return rollouts
 
 
+def _in_order(
+    requests: Sequence[Request], finished: dict[tuple[int, int], Rollout], failures: dict[int, str]
+) -> list[list[Rollout]]:
+    results: list[list[Rollout] | None] = [
+        None if number in failures else [finished[number, request.first + i] for i in range(request.n)]
+        for number, request in enumerate(requests)
+    ]
+    if failures:
+        raise SamplingErrors(results, failures, [request.example.id for request in requests])
+    return [rollouts for rollouts in results if rollouts is not None]
+
+
 def _decode(vlm: VLM, done: list[Sampled], end: int | None) -> list[str]:
     """Texts of sampled ids, without end-of-sequence tokens.
 
@@ -98,99 +130,199 @@ def _decode(vlm: VLM, done: list[Sampled], end: int | None) -> list[str]:
 
 
 class _Call:
-    """The state of one `sample` call: trunks that wait, cohorts in flight, picture features still needed."""
+    """The state of one `sample` call: trunks that wait and cohorts in flight."""
 
-    def __init__(self, vlm: VLM, planned: Plan, token_budget: int, logprobs: bool):
-        self.vlm, self.prompts, self.control, self.pending = vlm, planned.prompts, planned.control, list(planned.trunks)
-        self.token_budget, self.logprobs = token_budget, logprobs
+    def __init__(self, engine: Engine, planned: Plan):
+        self.engine, self.vlm, self.prefixes, self.plan = engine, engine.vlm, engine.prefixes, planned
+        self.prefixes.begin()
+        self.lengths: dict[PromptKey, int] = {key: len(prompt.ids) for key, prompt in planned.prompts.items()}
         self.cohorts: list[Cohort] = []
-        self.waiting = Counter(trunk.prompt for trunk in planned.trunks)
-        self.features: dict[tuple[str, ...], torch.Tensor] = {}
-        self.forbidden = torch.tensor(planned.control.forbidden, device=vlm.device)
+        self.starting: list[Trunk] = []  # what memory ran out on before it was in flight
+        self.forbidden = torch.tensor(planned.control.forbidden, device=self.vlm.device)
         self.ends: dict[Settings, torch.Tensor] = {}
+        self.vocabulary = self.vlm.model.get_output_embeddings().weight.shape[0]
+        self.pending = self._fitting(planned.trunks)
 
     @property
     def unfinished(self) -> bool:
         return bool(self.pending or self.cohorts)
 
+    @property
+    def budget(self) -> int:
+        return self.engine.token_budget
+
+    def _fitting(self, trunks: Sequence[Trunk]) -> list[Trunk]:
+        """The trunks cut so that each fits the budget; one prefix a trunk where prefixes are copied."""
+        if self.engine.share:
+            return [piece for t in trunks for piece in pieces(t, self.lengths[t.key], self.budget)]
+        return [piece for t in trunks for piece in _copied_trunks(t, self.lengths[t.key], self.budget)]
+
+    def close(self) -> None:
+        self.prefixes.end(self.budget)
+
     def advance(self) -> list[Sampled]:
         """Admit what fits, sample a few tokens of every row in flight, and return the rows taken out."""
-        self._admit()
-        for _ in range(min(POLL, max(cohort.remaining for cohort in self.cohorts))):
-            self._step()
+        try:
+            self._admit()
+            for _ in range(min(POLL, max((cohort.remaining for cohort in self.cohorts), default=0))):
+                self._step()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            self._retreat(error)
+        self._measure()
         done = [sampled for cohort in self.cohorts for sampled in cohort.harvest()]
         self.cohorts = [cohort for cohort in self.cohorts if len(cohort)]
-        return done
+        for sampled in done:
+            if sampled.broken:
+                self._fail([sampled.row], f"the model's logits are NaN after {len(sampled.ids) - 1} sampled tokens")
+        return [sampled for sampled in done if sampled.row.request not in self.plan.failures]
+
+    # Memory
+
+    def _in_use(self) -> int:
+        return self.prefixes.positions + sum(cohort.cost for cohort in self.cohorts)
+
+    def _measure(self) -> None:
+        own = sum(_own_bytes(cohort.kv) for cohort in self.cohorts)
+        self.engine.peak_kv_bytes = max(self.engine.peak_kv_bytes, self.prefixes.nbytes + own)
+
+    def _retreat(self, error: BaseException) -> None:
+        """After running out of memory: put all rows back, forget what was kept, and go on with half the budget."""
+        unfinished = self.starting + [trunk for cohort in self.cohorts for trunk in cohort.unfinished()]
+        self.cohorts, self.starting = [], []
+        self.prefixes.forget()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if sum(len(trunk.rows) for trunk in unfinished) <= 1:
+            rows = [row for trunk in unfinished for row in trunk.rows]
+            self._fail(rows, f"out of memory with nothing else in flight ({_first_line(error)})")
+            return
+        self.engine.token_budget = max(1, min(self.budget, self._largest(unfinished)) // 2)
+        log.warning("out of memory: the engine's token_budget is now %d", self.budget)
+        self.pending = self._fitting([*unfinished, *self.pending])
+
+    def _largest(self, trunks: Sequence[Trunk]) -> int:
+        """Positions that these trunks would have come to: a budget above it would change nothing."""
+        return sum(trunk.cost + self.lengths[trunk.key] for trunk in trunks) or self.budget
+
+    # Cohorts
 
     def _admit(self) -> None:
-        free = self.token_budget - sum(cohort.cost for cohort in self.cohorts)
-        if self.cohorts and free * REFILL < self.token_budget:
+        free = self.budget - self._in_use()
+        if self.cohorts and free * REFILL < self.budget:
             return
-        while trunks := next_cohort(self.pending, free):
+        while trunks := self._next(self.budget - self._in_use()):
             self._start(trunks)
-            free = self.token_budget - sum(cohort.cost for cohort in self.cohorts)
-        if not self.cohorts and self.pending:
-            self._start([self.pending.pop(0)])
+        while not self.cohorts and self.pending:
+            self.prefixes.shrink(self.budget // 2)
+            trunks = self._next(self.budget - self._in_use()) or [self.pending.pop(0)]
+            self._start(trunks)
+
+    def _next(self, free: int) -> list[Trunk]:
+        if not self.engine.share:
+            fits = self.pending and free >= self._copied_cost(self.pending[0])
+            return [self.pending.pop(0)] if fits else []
+        rows = max(1, LOGITS // self.vocabulary) - sum(len(cohort) for cohort in self.cohorts)
+        return next_cohort(self.pending, self.lengths, free, rows) if rows > 0 or not self.cohorts else []
+
+    def _copied_cost(self, trunk: Trunk) -> int:
+        return sum(self.lengths[trunk.key] + len(trunk.ids) + row.cost for row in trunk.rows)
 
     def _start(self, trunks: list[Trunk]) -> None:
+        """Put a cohort in flight; where that fails, its questions one by one, to find the one at fault."""
+        try:
+            self.cohorts.append(self._cohort(trunks))
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            if out_of_memory(error):
+                self.starting = trunks
+                raise
+            questions = list(dict.fromkeys(trunk.key for trunk in trunks))
+            if len(questions) == 1:
+                rows = [row for trunk in trunks for row in trunk.rows]
+                self._fail(rows, f"the model cannot compute its prefix ({_first_line(error)})")
+            else:
+                for key in questions:
+                    self._start([trunk for trunk in trunks if trunk.key == key])
+
+    def _fail(self, rows: Sequence[Row], reason: str) -> None:
+        """The requests of these rows fail; none of their rows is sampled any further."""
+        for row in rows:
+            self.plan.failures.setdefault(row.request, reason)
+        trunks = [_without(trunk, self.plan.failures) for trunk in self.pending]
+        self.pending = [trunk for trunk in trunks if trunk.rows]
+
+    def _cohort(self, trunks: list[Trunk]) -> Cohort:
         settings = trunks[0].settings
         if settings not in self.ends:
-            rows = self.vlm.model.get_output_embeddings().weight.shape[0]
-            self.ends[settings] = torch.zeros(rows, dtype=torch.bool, device=self.vlm.device)
-            self.ends[settings][list(self.control.endings(settings.stop))] = True
-        self.cohorts.append(Cohort(trunks, self._prefill(trunks), self.ends[settings], self.logprobs))
+            self.ends[settings] = torch.zeros(self.vocabulary, dtype=torch.bool, device=self.vlm.device)
+            self.ends[settings][list(self.plan.control.endings(settings.stop))] = True
+        kv, offsets = self._shared(trunks) if self.engine.share else self._copied(trunks[0])
+        return Cohort(trunks, kv, self.ends[settings], offsets, self.engine.logprobs)
+
+    def _shared(self, trunks: list[Trunk]) -> tuple[SharedKV, list[int]]:
+        keys = list(dict.fromkeys(trunk.key for trunk in trunks))
+        questions = self.prefixes.compute({key: self.plan.prompts[key] for key in keys})
+        number = {key: i for i, key in enumerate(keys)}
+        rows = [(trunk, row) for trunk in trunks for row in trunk.rows]
+        owners = [number[trunk.key] for trunk, _ in rows]
+        texts = self.prefixes.texts([(trunk.key, trunk.ids) for trunk in trunks]) if trunks[0].ids else []
+        levels = [self.prefixes.question_level(keys, owners, [row.asked for _, row in rows])]
+        if texts:
+            hangs_on = [i for i, trunk in enumerate(trunks) for _ in trunk.rows]
+            seen, asked = [row.seen for _, row in rows], [row.asked for _, row in rows]
+            levels.append(self.prefixes.text_level(texts, hangs_on, seen, asked))
+        most = max(row.max_tokens for _, row in rows)
+        return SharedKV(levels, most), [questions[owner].offset for owner in owners]
+
+    def _copied(self, trunk: Trunk) -> tuple[CopiedKV, list[int]]:
+        prompt, rows = self.plan.prompts[trunk.key], len(trunk.rows)
+        kv = CopiedKV(self.vlm, self.prefixes.features, trunk.key, prompt, trunk.ids, rows)
+        return kv, [kv.offset] * rows
 
     def _step(self) -> None:
         """One token for every row."""
-        tokens = torch.cat([cohort.last for cohort in self.cohorts])[:, None]
-        positions = torch.cat([cohort.positions for cohort in self.cohorts])[:, None]
-        shared = SharedPrefix([cohort.kv for cohort in self.cohorts])
-        output = self.vlm.model(input_ids=tokens, position_ids=positions, use_cache=False, shared_prefix=shared)
+        shared = [cohort for cohort in self.cohorts if isinstance(cohort.kv, SharedKV)]
+        for cohort in self.cohorts:
+            if isinstance(cohort.kv, CopiedKV):
+                cohort.take(cohort.kv.logits(cohort.last).float(), self.forbidden)
+        if not shared:
+            return
+        tokens = torch.cat([cohort.last for cohort in shared])[:, None]
+        positions = torch.cat([cohort.positions for cohort in shared])[:, None]
+        attended = SharedPrefix([cohort.kv for cohort in shared if isinstance(cohort.kv, SharedKV)])
+        output = self.vlm.model(input_ids=tokens, position_ids=positions, use_cache=False, shared_prefix=attended)
         logits = output.logits[:, -1].float()
-        for cohort, rows in zip(self.cohorts, logits.split(shared.sizes), strict=True):
+        for cohort, rows in zip(shared, logits.split(attended.sizes), strict=True):
             cohort.take(rows, self.forbidden)
 
-    def _prefill(self, trunks: list[Trunk]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Keys and values [P, K, T, D] of each layer, T the longest trunk; shorter ones are padded at the end."""
-        longest = max(len(trunk.ids) for trunk in trunks)
-        count = max(1, PREFILL_TOKENS // longest)
-        pieces = [self._prefill_piece(trunks[start : start + count], longest) for start in range(0, len(trunks), count)]
-        if len(pieces) == 1:
-            return pieces[0]
-        layers = zip(*pieces, strict=True)
-        return [(torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers]
 
-    def _prefill_piece(self, trunks: list[Trunk], length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        model, device = self.vlm.model, self.vlm.device
-        padding = trunks[0].rows[0].last  # any token that is no picture's
-        padded = [[*trunk.ids, *[padding] * (length - len(trunk.ids))] for trunk in trunks]
-        ids = torch.tensor(padded, device=device)
-        embedded = model.get_input_embeddings()(ids)
-        pictures = self._pictures(trunks)
-        if pictures:
-            places = (ids == model.config.image_token_id)[..., None]
-            embedded = embedded.masked_scatter(places, torch.cat(pictures).to(embedded.dtype))
-        cache = DynamicCache()
-        # Padding stands at the end, where causal attention never lets a real token see it: no mask is needed.
-        model(inputs_embeds=embedded, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return [(layer.keys, layer.values) for layer in cache.layers]
+def _own_bytes(kv: Any) -> int:
+    if isinstance(kv, CopiedKV):
+        return kv.nbytes
+    own = sum(keys.nbytes + values.nbytes for keys, values in kv.own)
+    return own + sum(level.private_bytes for level in kv.levels)
 
-    def _pictures(self, trunks: list[Trunk]) -> list[torch.Tensor]:
-        """The features [tokens, width] of each trunk's pictures; computed once for a set of pictures."""
-        wanted: dict[PromptKey, None] = dict.fromkeys(trunk.prompt for trunk in trunks if trunk.prompt[1])
-        fresh = {key[1]: key for key in wanted if key[1] not in self.features}
-        if fresh:
-            self._compute_features(fresh)
-        found = [self.features[trunk.prompt[1]] for trunk in trunks if trunk.prompt[1]]
-        self.waiting.subtract(trunk.prompt for trunk in trunks)
-        needed = {key[1] for key, count in self.waiting.items() if count > 0}
-        self.features = {pictures: tensor for pictures, tensor in self.features.items() if pictures in needed}
-        return found
 
-    def _compute_features(self, fresh: dict[tuple[str, ...], PromptKey]) -> None:
-        images = [self.prompts[key].images for key in fresh.values()]
-        joined = {name: torch.cat([image[name] for image in images]).to(self.vlm.device) for name in images[0]}
-        joined["pixel_values"] = joined["pixel_values"].to(self.vlm.model.dtype)
-        outputs = list(self.vlm.model.get_image_features(**joined, return_dict=True).pooler_output)
-        for pictures in fresh:
-            self.features[pictures] = torch.cat([outputs.pop(0) for _ in pictures])
+def _without(trunk: Trunk, failures: dict[int, str]) -> Trunk:
+    left = tuple(row for row in trunk.rows if row.request not in failures)
+    return Trunk(trunk.key, trunk.ids, trunk.settings, left)
+
+
+def _copied_trunks(trunk: Trunk, question: int, budget: int) -> list[Trunk]:
+    """One trunk for each distinct prefix, its last token included, of as many rows as fit."""
+    prefixes: dict[tuple[int, int, int], list[Row]] = {}
+    for row in trunk.rows:
+        prefixes.setdefault((row.asked, row.seen, row.last), []).append(row)
+    found = []
+    for (asked, seen, last), rows in prefixes.items():
+        ids = (*trunk.ids[:seen], last) if asked == question else ()
+        count = max(1, budget // (question + len(ids) + max(row.cost for row in rows)))
+        starts = range(0, len(rows), count)
+        found += [Trunk(trunk.key, ids, trunk.settings, tuple(rows[start : start + count])) for start in starts]
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,25 +1,30 @@
-"""Attention of many sampled rows to prefixes that are stored once.
+"""Attention of many rows to prefixes that are stored once.
 
-All rows of a prefix ask it in one batched product, each row asks its own sampled tokens in another, and the two
-partial softmaxes are merged. Registered with transformers' `AttentionInterface`, so that the model's stock forward
-runs unchanged: the keyword `shared_prefix` travels through it to `shared_prefix_attention`; without it the function
-is the stock `sdpa` attention, which is what prefills use.
+Prefixes nest in levels: a question with its pictures, then a chain so far. All rows of a prefix ask it in one batched
+product, each row asks its own tokens in another, and the partial softmaxes are merged. Registered with transformers'
+`AttentionInterface`, so that the model's stock forward runs unchanged: the keyword `shared_prefix` travels through it
+to `shared_prefix_attention`; without it the function is the stock `sdpa` attention, which computes questions.
 
-Shapes: B rows, P prefixes, G rows of one prefix, H heads, K key-value heads, R = H / K, T prefix tokens, D head size.
+Shapes: B rows, Q new tokens of a row, P prefixes of a level, G rows of one prefix, H heads, K key-value heads,
+R = H / K, T prefix tokens, D head size.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 NAME = "shared_prefix"
 CHUNK = 64  # columns by which the buffers of sampled tokens grow
 MASKED = -1e30  # finite, so that a prefix of which a row may see nothing merges with weight 0 instead of NaN
+UNKNOWN = ("softcap", "s_aux", "position_bias")  # what a decoder may ask of its attention and this one cannot do
 
+#: Keys and values of each layer, as the model's cache holds them: [P, K, T, D] each.
+Layers = list[tuple[torch.Tensor, torch.Tensor]]
 #: A softmax over some of the keys, not yet divided: peak [..., 1], total [..., 1], weighted values [..., D].
 Partial = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -32,46 +37,177 @@ def partial_softmax(scores: torch.Tensor, values: torch.Tensor) -> Partial:
     return peak, weights.sum(-1, keepdim=True), (weights.to(values.dtype) @ values).float()
 
 
-def merge(first: Partial, second: Partial) -> torch.Tensor:
-    """The softmax over both sets of keys together, [..., D]."""
-    peak = torch.maximum(first[0], second[0])
-    weight, other = (first[0] - peak).exp_(), (second[0] - peak).exp_()
-    return (first[2] * weight + second[2] * other) / (first[1] * weight + second[1] * other)
+def partial_attention(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None
+) -> Partial:
+    """What scaled queries [N, K, M, D] find in keys and values [N, K, T, D], `bias` [N, 1, M, T] added to the scores.
+
+    On a CPU by torch's flash kernel, which passes over the scores once and is half as slow again without it; its
+    logarithm of the total stands for peak and total. Elsewhere by two products.
+    """
+    if query.device.type == "cpu":
+        mask = None if bias is None else bias.to(query.dtype)
+        output, logarithm = _flash(query, keys, values, 0.0, False, attn_mask=mask, scale=1.0)
+        peak = logarithm[..., None].float()
+        return peak, torch.ones_like(peak), output.float()
+    scores = query @ keys.transpose(-1, -2)
+    return partial_softmax(scores if bias is None else scores + bias, values)
 
 
-class SharedKV:
-    """Keys and values of rows that were admitted together: prefixes once, sampled tokens for each row.
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
-    `prefix` holds (keys, values), each [P, K, T, D], for each layer. Row b belongs to prefix `owner[b]` (ascending)
-    and sees its first `seen[b]` tokens. All rows have sampled `age` tokens, so a column is written at once.
+
+def merge(parts: Sequence[Partial]) -> torch.Tensor:
+    """The softmax over the keys of all parts together, [..., D]."""
+    peak = parts[0][0]
+    for part in parts[1:]:
+        peak = torch.maximum(peak, part[0])
+    weights = [(part[0] - peak).exp_() for part in parts]
+    total = sum(part[1] * weight for part, weight in zip(parts, weights, strict=True))
+    return sum(part[2] * weight for part, weight in zip(parts, weights, strict=True)) / total
+
+
+class Level:
+    """Prefixes of one depth, each stored once, for rows that hang on them.
+
+    Row b belongs to prefix `owner[b]` (ascending) and sees its first `seen[b]` tokens, the first of which is token
+    `start[b]` of the row's whole text.
     """
 
-    def __init__(self, prefix: list[tuple[torch.Tensor, torch.Tensor]], owner: torch.Tensor, seen: torch.Tensor):
-        self.prefix, self.owner, self.seen = prefix, owner, seen
-        self.age = 0
-        self.own = [self._empty(keys, CHUNK) for keys, _ in prefix]
+    def __init__(self, layers: Layers, owner: torch.Tensor, seen: torch.Tensor, start: torch.Tensor):
+        self.layers, self.owner, self.seen, self.start = layers, owner, seen, start
+        self.private_bytes = 0  # of keys and values that were copied for this level alone
         self._lay_out()
 
-    def _empty(self, like: torch.Tensor, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-        shape = (len(self.owner), like.shape[1], columns, like.shape[3])
-        return like.new_empty(shape), like.new_empty(shape)
+    @property
+    def prefixes(self) -> int:
+        return self.layers[0][0].shape[0]
+
+    @property
+    def length(self) -> int:
+        return self.layers[0][0].shape[2]
 
     def _lay_out(self) -> None:
         """Give each row a slot in [P, G]; G is the largest number of rows of one prefix."""
-        device, rows, prefixes, length = self.owner.device, len(self.owner), *self.prefix[0][0].shape[::2]
-        counts = torch.bincount(self.owner, minlength=prefixes)
+        device, rows = self.owner.device, len(self.owner)
+        counts = torch.bincount(self.owner, minlength=self.prefixes)
         self.width = int(counts.max())
         starts = counts.cumsum(0) - counts
         numbers = torch.arange(rows, device=device)
         self.slot_of_row = self.owner * self.width + numbers - starts[self.owner]
-        self.row_in_slot = torch.zeros(prefixes * self.width, dtype=torch.long, device=device)
+        self.row_in_slot = torch.zeros(self.prefixes * self.width, dtype=torch.long, device=device)
         self.row_in_slot[self.slot_of_row] = numbers
-        self.full = rows == prefixes * self.width  # then slots are rows and nothing need be moved
-        self.bias: torch.Tensor | None = None
-        if int(self.seen.min()) < length:
-            seen = self.seen[self.row_in_slot].view(prefixes, 1, self.width, 1, 1)
-            hidden = torch.arange(length, device=device) >= seen
-            self.bias = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, MASKED)
+        self.full = rows == self.prefixes * self.width  # then slots are rows and nothing need be moved
+        self.unseen = self._bias(None, None) if int(self.seen.min()) < self.length else None
+
+    def _bias(self, index: torch.Tensor | None, window: int | None) -> torch.Tensor:
+        """What is added to scores [P, K, G, R, Q, T]: nothing for visible tokens, `MASKED` for all others."""
+        shape = (self.prefixes, 1, self.width, 1, -1, 1)
+        columns = torch.arange(self.length, device=self.owner.device)
+        hidden = columns >= self.seen[self.row_in_slot].view(shape)
+        if index is not None and window is not None:
+            first = index - window + 1 - self.start[:, None]  # the first column that a query still reaches
+            hidden = hidden | (columns < first[self.row_in_slot].view(shape))
+        return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, MASKED)
+
+    def bias(self, index: torch.Tensor, window: int | None) -> torch.Tensor | None:
+        """The bias for queries that are the `index`-th [B, Q] tokens of their rows, where a layer sees `window` tokens."""
+        return self.unseen if window is None else self._bias(index, window)
+
+    def partial(self, layer: int, query: torch.Tensor, bias: torch.Tensor | None) -> Partial:
+        """What scaled queries [B, K, R, Q, D] find in their prefixes."""
+        keys, values = self.layers[layer]
+        (_, kv_heads, repeat, new, size), prefixes = query.shape, self.prefixes
+        slots = query if self.full else query[self.row_in_slot]
+        slots = slots.reshape(prefixes, self.width, kv_heads, repeat * new, size).transpose(1, 2)
+        if bias is not None:
+            bias = bias.expand(-1, -1, -1, repeat, new, -1).reshape(prefixes, 1, -1, self.length)
+        parts = partial_attention(slots.reshape(prefixes, kv_heads, -1, size), keys, values, bias)
+        peak, total, output = (self._to_rows(part, repeat, new) for part in parts)
+        return peak, total, output
+
+    def _to_rows(self, part: torch.Tensor, repeat: int, new: int) -> torch.Tensor:
+        """[P, K, G * R * Q, X] -> [B, K, R, Q, X]."""
+        prefixes, kv_heads, _, size = part.shape
+        slots = part.reshape(prefixes, kv_heads, self.width, repeat * new, size).transpose(1, 2)
+        slots = slots.reshape(-1, kv_heads, repeat, new, size)
+        return slots if self.full else slots[self.slot_of_row]
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Drop all rows but these (ascending); prefixes that no row sees leave once they are a quarter of all."""
+        self.owner, self.seen, self.start = self.owner[rows], self.seen[rows], self.start[rows]
+        prefixes, owner = torch.unique(self.owner, return_inverse=True)
+        if 4 * len(prefixes) <= 3 * self.prefixes:
+            length = int(self.seen.max())
+            self.layers = [(k[prefixes, :, :length], v[prefixes, :, :length]) for k, v in self.layers]
+            self.private_bytes = sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+            self.owner = owner
+        self._lay_out()
+
+
+class Rows(Protocol):
+    """Rows of one forward that share their levels."""
+
+    def __len__(self) -> int: ...
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None
+    ) -> torch.Tensor:
+        """Scaled query [B, K, R, Q, D], key and value [B, K, Q, D] of the new tokens -> [B, K, R, Q, D]."""
+        ...
+
+
+class _Levels:
+    """Levels of one set of rows, and the biases that a forward needs, made once for all layers of one window."""
+
+    def __init__(self, levels: Sequence[Level]):
+        self.levels = levels
+        self.before: torch.Tensor = torch.stack([level.seen for level in levels]).sum(0)  # [B]
+        self.longest = int(self.before.max())
+        self.biases: dict[int | None, list[torch.Tensor | None]] = {}
+
+    def partials(self, layer: int, query: torch.Tensor, age: int, window: int | None) -> list[Partial]:
+        """Of queries [B, K, R, Q, D], tokens `age`, `age + 1`, ... after the levels."""
+        new = query.shape[3]
+        window = None if window is None or self.longest + age + new <= window else window
+        if window not in self.biases:
+            index = self.before[:, None] + torch.arange(age, age + new, device=query.device)
+            self.biases[window] = [level.bias(index, window) for level in self.levels]
+        biases = self.biases[window]
+        return [level.partial(layer, query, bias) for level, bias in zip(self.levels, biases, strict=True)]
+
+    def keep(self, rows: torch.Tensor) -> None:
+        for level in self.levels:
+            level.keep(rows)
+        self.before = self.before[rows]
+        self.biases = {}
+
+
+class SharedKV:
+    """Rows that sample one token at a time: their levels, and the keys and values of their own tokens.
+
+    All rows have sampled `age` tokens, so a column is written at once; none samples more than `most`.
+    """
+
+    def __init__(self, levels: Sequence[Level], most: int):
+        self.shared = _Levels(levels)
+        self.age, self.most = 0, most
+        self.own: Layers = [(self._empty(keys), self._empty(values)) for keys, values in levels[0].layers]
+
+    def __len__(self) -> int:
+        return len(self.shared.before)
+
+    @property
+    def levels(self) -> Sequence[Level]:
+        return self.shared.levels
+
+    def _empty(self, like: torch.Tensor) -> torch.Tensor:
+        return like.new_empty(len(self), like.shape[1], min(CHUNK, self.most), like.shape[3])
+
+    def advance(self) -> None:
+        """The new column is written in all layers."""
+        self.age += 1
+        self.shared.biases = {None: self.shared.biases[None]} if None in self.shared.biases else {}
 
     def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Store a new column, key and value [B, K, 1, D]; all keys and values [B, K, age + 1, D] of sampled tokens."""
@@ -81,33 +217,25 @@ class SharedKV:
         keys[:, :, self.age], values[:, :, self.age] = key[:, :, 0], value[:, :, 0]
         return keys[:, :, : self.age + 1], values[:, :, : self.age + 1]
 
-    def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Attention of one new token a row: scaled query [B, K, R, D], key and value [B, K, 1, D] -> [B, K, R, D]."""
+    def attend_own(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None
+    ) -> Partial:
+        """What scaled queries [B, K, R, 1, D] find in their rows' own tokens, after storing the new ones."""
         keys, values = self.append(layer, key, value)
-        own = partial_softmax(query @ keys.transpose(-1, -2), values)
-        return merge(self._attend_prefix(layer, query), own).to(query.dtype)
+        if window is not None:
+            keys, values = keys[:, :, -window:], values[:, :, -window:]
+        peak, total, output = partial_softmax(query[..., 0, :] @ keys.transpose(-1, -2), values)
+        return peak[..., None, :], total[..., None, :], output[..., None, :]
 
-    def _attend_prefix(self, layer: int, query: torch.Tensor) -> Partial:
-        keys, values = self.prefix[layer]
-        (prefixes, kv_heads, _, size), repeat = keys.shape, query.shape[2]
-        slots = query if self.full else query[self.row_in_slot]
-        slots = slots.view(prefixes, self.width, kv_heads, repeat, size).transpose(1, 2)
-        scores = slots.reshape(prefixes, kv_heads, self.width * repeat, size) @ keys.transpose(-1, -2)
-        if self.bias is not None:
-            scores = (scores.view(*slots.shape[:-1], -1) + self.bias).view(scores.shape)
-        peak, total, output = (self._to_rows(part, repeat) for part in partial_softmax(scores, values))
-        return peak, total, output
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None
+    ) -> torch.Tensor:
+        own = self.attend_own(layer, query, key, value, window)
+        return merge([*self.shared.partials(layer, query, self.age, window), own])
 
-    def _to_rows(self, part: torch.Tensor, repeat: int) -> torch.Tensor:
-        """[P, K, G * R, X] -> [B, K, R, X]."""
-        prefixes, kv_heads, _, size = part.shape
-        slots = part.view(prefixes, kv_heads, self.width, repeat, size).transpose(1, 2)
-        slots = slots.reshape(-1, kv_heads, repeat, size)
-        return slots if self.full else slots[self.slot_of_row]
-
-    @staticmethod
-    def _grown(buffer: torch.Tensor) -> torch.Tensor:
-        larger = buffer.new_empty(*buffer.shape[:2], buffer.shape[2] + CHUNK, buffer.shape[3])
+    def _grown(self, buffer: torch.Tensor) -> torch.Tensor:
+        columns = min(buffer.shape[2] + CHUNK, max(self.most, self.age + 1))
+        larger = buffer.new_empty(*buffer.shape[:2], columns, buffer.shape[3])
         larger[:, :, : buffer.shape[2]] = buffer
         return larger
 
@@ -117,34 +245,68 @@ class SharedKV:
         return taken
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Drop all rows but these (ascending numbers), and prefixes and prefix tokens that no row sees any more."""
-        prefixes, self.owner = torch.unique(self.owner[rows], return_inverse=True)
-        self.seen = self.seen[rows]
-        length = int(self.seen.max())
-        if len(prefixes) < len(self.prefix[0][0]) or length < self.prefix[0][0].shape[2]:
-            self.prefix = [(k[prefixes, :, :length], v[prefixes, :, :length]) for k, v in self.prefix]
+        """Drop all rows but these (ascending numbers)."""
+        self.shared.keep(rows)
         self.own = [(self._taken(keys, rows), self._taken(values, rows)) for keys, values in self.own]
-        self._lay_out()
+
+
+class Extension:
+    """Rows of which several new tokens are computed at once; `layers` holds the new keys and values [B, K, Q, D]."""
+
+    def __init__(self, levels: Sequence[Level]):
+        self.shared = _Levels(levels)
+        self.layers: Layers = []
+        self.causal: dict[int | None, torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.shared.before)
+
+    def _causal(self, new: int, window: int | None, device: torch.device) -> torch.Tensor:
+        """[Q, Q]: a token sees itself and those before it, as far as the window reaches."""
+        if window not in self.causal:
+            place = torch.arange(new, device=device)
+            behind = place[:, None] - place
+            hidden = behind < 0 if window is None else (behind < 0) | (behind >= window)
+            self.causal[window] = torch.zeros(new, new, device=device).masked_fill_(hidden, MASKED)
+        return self.causal[window]
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None
+    ) -> torch.Tensor:
+        self.layers.append((key, value))
+        scores = query @ key.transpose(-1, -2)[:, :, None] + self._causal(query.shape[3], window, query.device)
+        own = partial_softmax(scores, value[:, :, None])
+        return merge([*self.shared.partials(layer, query, 0, window), own])
 
 
 class SharedPrefix:
-    """What one decode step attends to: the rows of several `SharedKV`, one after another."""
+    """What one forward attends to: several sets of rows, one after another."""
 
-    def __init__(self, parts: Sequence[SharedKV]):
+    def __init__(self, parts: Sequence[Rows]):
         self.parts = parts
-        self.sizes = [len(part.owner) for part in parts]
+        self.sizes = [len(part) for part in parts]
 
     def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        window: int | None,
     ) -> torch.Tensor:
-        """Query [B, H, 1, D], key and value [B, K, 1, D] -> [B, 1, H, D]; the new keys and values are stored."""
-        batch, heads, _, size = query.shape
+        """Query [B, H, Q, D], key and value [B, K, Q, D] -> [B, Q, H, D]; the new keys and values are stored."""
+        batch, heads, new, size = query.shape
         kv_heads = key.shape[1]  # query heads of one key-value head lie side by side
-        scaled = (query * scaling).reshape(batch, kv_heads, heads // kv_heads, size)
+        scaled = (query * scaling).reshape(batch, kv_heads, heads // kv_heads, new, size)
         rows = zip(self.parts, *(tensor.split(self.sizes) for tensor in (scaled, key, value)), strict=True)
-        outputs = [part.attend(layer, q, k, v) for part, q, k, v in rows]
+        outputs = [part.attend(layer, q, k, v, window) for part, q, k, v in rows]
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return joined.reshape(batch, 1, heads, -1)
+        return joined.to(query.dtype).reshape(batch, heads, new, -1).transpose(1, 2)
+
+
+class NotShareable(ValueError):
+    """A decoder whose attention cannot take the shared form; the text says why."""
 
 
 def shared_prefix_attention(
@@ -155,36 +317,34 @@ def shared_prefix_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     shared_prefix: SharedPrefix | None = None,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """The function transformers calls in each layer: query [B, H, Q, D] -> output [B, Q, H, D]."""
+    unknown = [name for name in UNKNOWN if kwargs.get(name) is not None]
+    if unknown and shared_prefix is not None:
+        raise NotShareable(f"its attention uses {', '.join(unknown)}")
     if shared_prefix is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return shared_prefix.attend(int(module.layer_idx), query, key, value, factor), None  # type: ignore[arg-type]
+    return shared_prefix.attend(int(module.layer_idx), query, key, value, factor, sliding_window), None  # type: ignore[arg-type]
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)
-
-
-def require_supported(model: Any) -> None:
-    """ValueError where prefixes cannot be shared: the architecture is not LLaVA's, or its attention uses windows."""
-    config = model.config.get_text_config()
-    if model.config.model_type != "llava":
-        raise ValueError(f"the engine samples from LLaVA models, not {model.config.model_type!r}; serve it by endpoint")
-    if getattr(config, "sliding_window", None):
-        raise ValueError(f"the engine does not know sliding windows ({config.sliding_window}); serve it by endpoint")
+AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 @contextmanager
-def sampling_mode(model: Any) -> Iterator[None]:
-    """No gradients, no dropout and shared-prefix attention in the decoder; all as it was afterwards."""
+def sampling_mode(model: Any, attention: str | None = NAME) -> Iterator[None]:
+    """No gradients, no dropout and this attention in the decoder (None: its own); all as it was afterwards."""
     training, before = model.training, model.config.get_text_config()._attn_implementation
-    model.set_attn_implementation({"text_config": NAME})
+    if attention is not None:
+        model.set_attn_implementation({"text_config": attention})
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.set_attn_implementation({"text_config": before})
+        if attention is not None:
+            model.set_attn_implementation({"text_config": before})
         model.train(training)

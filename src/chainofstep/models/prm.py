@@ -6,19 +6,25 @@ read in two columns, good and bad, and their softmax is the score.
 Shapes: B rows, T tokens, K tags, W hidden width.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn import functional
 
 from chainofstep.chain import BAD, GOOD, STEP_TAG, Chain, render
-from chainofstep.models.batch import assistant_ids, join_images, join_rows
+from chainofstep.models.batch import assistant_ids
+from chainofstep.models.copied import hidden_states
 from chainofstep.models.encode import Prompt, encode_prompt, picture_key
+from chainofstep.models.memory import planned_positions
+from chainofstep.models.prefix_attention import NAME, sampling_mode
+from chainofstep.models.prefixes import Piece, Prefixes, PromptKey, Text, forwards
+from chainofstep.models.shareable import warn_if_copied
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example, Scored, ScoreFailure, StepScores
 
-PICTURES = 256  # distinct pictures whose features are held at once
+QUESTIONS = 64  # questions whose keys and values are computed before their chains are scored
 Key = tuple[str, tuple[str, ...], Chain]  # question, pictures, chain
 
 
@@ -47,6 +53,16 @@ class EncodedChain:
     start: int
     prompt: Prompt
 
+    @property
+    def text(self) -> tuple[int, ...]:
+        """The ids after the prompt."""
+        return tuple(self.ids[self.start :].tolist())
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The positions of the tags in `text`."""
+        return tuple(tag - self.start for tag in self.tags)
+
 
 def encode_chain_for_prm(vlm: VLM, example: Example, chain: Chain, prompt: Prompt | None = None) -> EncodedChain:
     """Prompt ids and ids of the chain with a tag after each step and after the answer.
@@ -71,18 +87,28 @@ def verdict_ids(vlm: VLM) -> list[int]:
 class PRM:
     """A `StepScorer` over one VLM.
 
-    A forward pass holds chains of about the same length, at most `token_budget` padded tokens. `progress` is called
-    with (chains scored, chains of the call). Equal chains of one question are scored once; `scored_chains`,
-    `scored_steps` (tags, answers included) and `forward_tokens` count what was computed.
+    A question is computed once for all of its chains, a chain by its new tokens only; what one call scored of an
+    unfinished chain is known to the next, so in beam search a candidate costs its own step. A forward pass holds
+    chains of about the same length, at most `token_budget` padded new tokens. `progress` is called with (chains
+    scored, chains of the call). Equal chains of one question are scored once; `scored_chains`, `scored_steps` (tags
+    computed, answers included) and `forward_tokens` count what was computed.
     """
 
-    def __init__(self, vlm: VLM, token_budget: int = 2048, progress: Callable[[int, int], None] | None = None):
-        if vlm.model.config.model_type != "llava":
-            raise ValueError(f"the PRM scores with LLaVA models, not {vlm.model.config.model_type!r}; train one")
+    def __init__(
+        self,
+        vlm: VLM,
+        token_budget: int = 2048,
+        progress: Callable[[int, int], None] | None = None,
+        share: bool = True,
+    ):
         if token_budget <= 0:
             raise ValueError(f"token_budget={token_budget}: give the number of tokens that fit in one forward pass")
         vlm.token_id(STEP_TAG)  # a tokenizer without the tags fails here, not once for every chain
         self.vlm, self.token_budget, self.progress, self.columns = vlm, token_budget, progress, verdict_ids(vlm)
+        self.share = share and not warn_if_copied(vlm.model)
+        self.room = planned_positions(vlm.model) // 2
+        self.prefixes = Prefixes(vlm)
+        self.known: WeakKeyDictionary[Piece, dict[int, float]] = WeakKeyDictionary()
         self.scored_chains = self.scored_steps = self.forward_tokens = 0
 
     def score(self, items: Sequence[tuple[Example, Chain]]) -> list[Scored]:
@@ -90,26 +116,30 @@ class PRM:
         keys: list[Key] = [(example.question, picture_key(example), chain) for example, chain in items]
         distinct = dict(zip(keys, items, strict=True))
         results: dict[Key, Scored] = {}
-        was_training = self.vlm.model.training
-        self.vlm.model.eval()
-        try:
+        with sampling_mode(self.vlm.model, NAME if self.share else None):
             for window in _windows(distinct):
+                self.prefixes.begin()
                 encoded = self._encode({key: distinct[key] for key in window}, results)
-                self._score_encoded(encoded, results, len(distinct))
-        finally:
-            self.vlm.model.train(was_training)
+                for key, scores in self._scored(encoded):
+                    steps = len(key[2].steps)
+                    results[key] = StepScores(tuple(scores[:steps]), None if key[2].answer is None else scores[steps])
+                    self.scored_chains += 1
+                    if self.progress is not None:
+                        self.progress(len(results), len(distinct))
+                self.prefixes.end(self.room)
         return [results[key] for key in keys]
 
-    def _encode(self, items: dict[Key, tuple[Example, Chain]], results: dict[Key, Scored]) -> dict[Key, EncodedChain]:
-        """Encode what can be scored; failures, and prefixes without a step, go to `results` at once."""
-        prompts: dict[tuple[str, tuple[str, ...]], Prompt | ValueError] = {}
+    def _encode(
+        self, distinct: dict[Key, tuple[Example, Chain]], results: dict[Key, Scored]
+    ) -> dict[Key, EncodedChain]:
+        """Each chain encoded; what cannot be encoded, or has nothing to score, gets its result here."""
         encoded: dict[Key, EncodedChain] = {}
-        for key, (example, chain) in items.items():
-            question = key[:2]
+        prompts: dict[PromptKey, Prompt | ValueError] = {}
+        for key, (example, chain) in distinct.items():
             try:
-                if question not in prompts:
-                    prompts[question] = _prompt_or_error(self.vlm, example)
-                prompt = prompts[question]
+                if key[:2] not in prompts:
+                    prompts[key[:2]] = _prompt_or_error(self.vlm, example)
+                prompt = prompts[key[:2]]
                 if isinstance(prompt, ValueError):
                     raise prompt
                 row = encode_chain_for_prm(self.vlm, example, chain, prompt)
@@ -122,49 +152,50 @@ class PRM:
                 results[key] = StepScores(())
         return encoded
 
-    @torch.inference_mode()
-    def _score_encoded(self, encoded: dict[Key, EncodedChain], results: dict[Key, Scored], total: int) -> None:
-        features = self._features({key[1]: row.prompt for key, row in encoded.items() if key[1]})
-        for keys in _groups(encoded, self.token_budget):
-            rows = [encoded[key] for key in keys]
-            scores = self._forward(rows, [features[key[1]] for key in keys if key[1]])
-            for key, values in zip(keys, scores, strict=True):
-                steps = len(key[2].steps)
-                results[key] = StepScores(tuple(values[:steps]), None if key[2].answer is None else values[steps])
-            if self.progress is not None:
-                self.progress(len(results), total)
+    def _scored(self, encoded: Mapping[Key, EncodedChain]) -> Iterator[tuple[Key, list[float]]]:
+        """Each chain with the scores of its tags, as they are found."""
+        if not self.share:
+            yield from ((key, self._plainly(key, row)) for key, row in encoded.items())
+            return
+        keys, before = list(encoded), self.prefixes.computed_tokens
+        self.prefixes.compute({key[:2]: row.prompt for key, row in encoded.items()})
+        texts = [self.prefixes.find(key[:2], row.text) for key, row in encoded.items()]
+        for numbers in forwards(texts, self.token_budget):
+            group = [(keys[i], encoded[keys[i]], texts[i]) for i in numbers]
+            yield from zip([key for key, _, _ in group], self._extended(group), strict=True)
+        for key, text in zip(keys, texts, strict=True):
+            if not text.new:
+                yield key, [self._known(text)[tag] for tag in encoded[key].places]
+        self.forward_tokens += self.prefixes.computed_tokens - before
 
-    def _features(self, prompts: dict[tuple[str, ...], Prompt]) -> dict[tuple[str, ...], torch.Tensor]:
-        """Features [picture tokens, W] of each distinct set of pictures."""
-        found: dict[tuple[str, ...], torch.Tensor] = {}
-        pictures = list(prompts)
-        for begin in range(0, len(pictures), 32):
-            some = pictures[begin : begin + 32]
-            images = join_images([prompts[key].images for key in some])
-            images = {name: tensor.to(self.vlm.device) for name, tensor in images.items()}
-            images["pixel_values"] = images["pixel_values"].to(self.vlm.model.dtype)
-            outputs = iter(self.vlm.model.get_image_features(**images, return_dict=True).pooler_output)
-            found |= {key: torch.cat([next(outputs) for _ in key]) for key in some}
-        return found
+    def _known(self, text: Text) -> dict[int, float]:
+        """Scores of the tags in the part of a text that was known before, by their places in it."""
+        scores = {} if text.base is None else self.known.get(text.base, {})
+        return {place: score for place, score in scores.items() if place < text.shared}
 
-    def _forward(self, rows: Sequence[EncodedChain], features: Sequence[torch.Tensor]) -> list[list[float]]:
-        """Scores of each row's tags, from one pass through the decoder."""
-        model, device = self.vlm.model, self.vlm.device
-        batch = join_rows(self.vlm, [row.ids for row in rows], [])
-        ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
-        embedded = model.get_input_embeddings()(ids)
-        if features:
-            places = (ids == model.config.image_token_id)[..., None]
-            embedded = embedded.masked_scatter(places, torch.cat(list(features)).to(embedded.dtype))
-        # Padding stands at the end, where causal attention never lets a real token see it: no mask is needed.
-        hidden = model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        where = torch.tensor([(i, tag) for i, row in enumerate(rows) for tag in row.tags], device=device)
-        good = self._good(hidden[where[:, 0], where[:, 1]]).tolist()
-        self.scored_chains += len(rows)
-        self.scored_steps += len(good)
-        self.forward_tokens += int(mask.sum())
-        scores = iter(good)
-        return [[next(scores) for _ in row.tags] for row in rows]
+    def _extended(self, group: Sequence[tuple[Key, EncodedChain, Text]]) -> list[list[float]]:
+        """Scores of each chain's tags, from one forward over its new tokens; kept where the chain is unfinished."""
+        hidden, pieces = self.prefixes.extend([text for _, _, text in group])
+        fresh = [[place for place in row.places if place >= text.shared] for _, row, text in group]
+        where = [(i, place - group[i][2].shared) for i, places in enumerate(fresh) for place in places]
+        rows, columns = torch.tensor(where, device=hidden.device).reshape(-1, 2).unbind(1)
+        good = iter(self._good(hidden[rows, columns]).tolist())
+        self.scored_steps += len(where)
+        results = []
+        for (key, row, text), places, piece in zip(group, fresh, pieces, strict=True):
+            scores = self._known(text) | {place: next(good) for place in places}
+            if key[2].answer is None:
+                self.prefixes.keep(text.key, piece)
+                self.known[piece] = scores
+            results.append([scores[place] for place in row.places])
+        return results
+
+    def _plainly(self, key: Key, row: EncodedChain) -> list[float]:
+        """Scores from one stock forward over question and chain."""
+        hidden = hidden_states(self.vlm, self.prefixes.features, key[:2], row.prompt, row.text)
+        self.scored_steps += len(row.tags)
+        self.forward_tokens += len(row.ids)
+        return list(self._good(hidden[list(row.tags)]).tolist())
 
     def _good(self, hidden: torch.Tensor) -> torch.Tensor:
         """P(good) [K] of hidden states [K, W], in float32."""
@@ -181,22 +212,10 @@ def _prompt_or_error(vlm: VLM, example: Example) -> Prompt | ValueError:
 
 
 def _windows(keys: Iterable[Key]) -> Iterator[list[Key]]:
-    """Keys with the same pictures side by side, cut where `PICTURES` distinct ones are together."""
-    groups: dict[tuple[str, ...], list[Key]] = {}
+    """Keys of one question side by side, those with the same pictures after one another, `QUESTIONS` at a time."""
+    pictures: dict[tuple[str, ...], dict[PromptKey, list[Key]]] = {}
     for key in keys:
-        groups.setdefault(key[1], []).append(key)
-    pictures = list(groups)
-    for begin in range(0, len(pictures), PICTURES):
-        yield [key for key_pictures in pictures[begin : begin + PICTURES] for key in groups[key_pictures]]
-
-
-def _groups(encoded: dict[Key, EncodedChain], token_budget: int) -> Iterator[list[Key]]:
-    """Keys of about the same length, longest first, at most `token_budget` padded tokens or a single row."""
-    group: list[Key] = []
-    for key in sorted(encoded, key=lambda key: -len(encoded[key].ids)):
-        if group and (len(group) + 1) * len(encoded[group[0]].ids) > token_budget:
-            yield group
-            group = []
-        group.append(key)
-    if group:
-        yield group
+        pictures.setdefault(key[1], {}).setdefault(key[:2], []).append(key)
+    questions = [chains for asked in pictures.values() for chains in asked.values()]
+    for begin in range(0, len(questions), QUESTIONS):
+        yield [key for chains in questions[begin : begin + QUESTIONS] for key in chains]

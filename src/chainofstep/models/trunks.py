@@ -1,104 +1,119 @@
-"""Planning what the engine samples: which prefixes are computed, and which rows hang on each.
+"""Planning what the engine samples: which texts are computed, and which rows hang on each.
 
-A trunk is a longest prefix. A prefix that is the beginning of another one of the same pictures needs no computation
-of its own: its rows see only the beginning of that trunk. So all step prefixes of a chain cost one prefill.
+A trunk is a longest text after a question. A text that is the beginning of another one of the same question needs no
+computation of its own: its rows see only the beginning of that trunk. So all step prefixes of a chain cost one pass.
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from chainofstep.models.encode import Prompt, encode_prompt, encode_text, picture_key
+from chainofstep.models.prefixes import Ids, PromptKey, common
 from chainofstep.models.sampling import ControlTokens, Settings, control_tokens
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example, Request
 
-PromptKey = tuple[str, tuple[str, ...]]  # question and pictures
-
 
 @dataclass(frozen=True)
 class Row:
-    """One sample to make. The last token of its prefix is not in the trunk: feeding it is its first decode step."""
+    """One sample to make. The last token of its prefix is not computed with it: feeding it is its first decode step."""
 
     request: int  # which of the call's requests
-    index: int  # which of the request's samples
+    index: int  # which sample of its seed's stream
     seed: int
     last: int  # the last token of its prefix
+    asked: int  # how many tokens of its question come before that one
     seen: int  # how many of its trunk's tokens come before that one
     max_tokens: int
+
+    @property
+    def cost(self) -> int:
+        """Key-value positions that it may come to hold."""
+        return self.max_tokens + 1
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """Token ids to compute once, for all of its rows."""
+    """Ids of text after a question (none: the question itself) to compute once, for all of its rows."""
 
-    ids: tuple[int, ...]
-    prompt: PromptKey
+    key: PromptKey
+    ids: Ids
     settings: Settings
     rows: tuple[Row, ...]
 
     @property
     def cost(self) -> int:
-        """Key-value positions that it and its rows may come to hold."""
-        return len(self.ids) + sum(row.max_tokens + 1 for row in self.rows)
+        """Key-value positions that it and its rows may come to hold, without its question's."""
+        return len(self.ids) + sum(row.cost for row in self.rows)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
-    """All trunks of a call, the encoded prompts they begin with, and the tokenizer's control tokens."""
+    """All trunks of a call, its encoded prompts, the tokenizer's control tokens, and what cannot be met, with reasons."""
 
     trunks: list[Trunk]
     prompts: dict[PromptKey, Prompt]
     control: ControlTokens
+    failures: dict[int, str] = field(default_factory=dict)
 
 
 def prompt_key(example: Example) -> PromptKey:
     return example.question, picture_key(example)
 
 
-def plan(vlm: VLM, requests: Sequence[Request], token_budget: int) -> Plan:
-    """Check and encode all requests. ValueError names the first bad one; nothing has been sampled then."""
-    prompts: dict[PromptKey, Prompt] = {}
-    rows: dict[tuple[PromptKey, Settings], dict[tuple[int, ...], list[Row]]] = {}
-    control = control_tokens(vlm)
+def plan(vlm: VLM, requests: Sequence[Request]) -> Plan:
+    """Check and encode all requests; one that cannot be met is in `failures` and has no rows."""
+    planned = Plan([], {}, control_tokens(vlm))
+    rows: dict[tuple[PromptKey, Settings], dict[Ids, list[Row]]] = {}
     for number, request in enumerate(requests):
         try:
-            key, settings, ids = _encoded(vlm, request, prompts, control)
+            key, settings, ids = _encoded(vlm, request, planned)
         except ValueError as error:
-            raise ValueError(f"request {number} (example {request.example.id!r}): {error}") from error
-        wanted = (Row(number, i, request.seed, ids[-1], len(ids) - 1, request.max_tokens) for i in range(request.n))
-        rows.setdefault((key, settings), {}).setdefault(ids, []).extend(wanted)
-    trunks = [trunk for (key, settings), prefixes in rows.items() for trunk in _trunks(key, settings, prefixes)]
-    whole = [piece for trunk in trunks for piece in _pieces(trunk, token_budget)]
-    # Like lies by like: trunks side by side are padded to one length and to one number of rows.
-    whole.sort(key=lambda trunk: (trunk.settings, -len(trunk.rows), -len(trunk.ids)))
-    return Plan(whole, prompts, control)
+            planned.failures[number] = str(error)
+            continue
+        asked = len(planned.prompts[key].ids) - (not ids)
+        last = ids[-1] if ids else int(planned.prompts[key].ids[-1])
+        sample = Row(number, 0, request.seed, last, asked, max(0, len(ids) - 1), request.max_tokens)
+        wanted = (replace(sample, index=request.first + i) for i in range(request.n))
+        rows.setdefault((key, settings), {}).setdefault(ids[:-1], []).extend(wanted)
+    planned.trunks = [trunk for (key, settings), texts in rows.items() for trunk in _trunks(key, settings, texts)]
+    # Like lies by like: what is side by side is padded to one length and to one number of rows.
+    asked_of = Counter(trunk.key for trunk in planned.trunks for _ in trunk.rows)
+    order = {key: i for i, key in enumerate(planned.prompts)}
+    planned.trunks.sort(
+        key=lambda t: (t.settings, bool(t.ids), -asked_of[t.key], order[t.key], -len(t.rows), -len(t.ids))
+    )
+    return planned
 
 
-def _encoded(
-    vlm: VLM, request: Request, prompts: dict[PromptKey, Prompt], control: ControlTokens
-) -> tuple[PromptKey, Settings, tuple[int, ...]]:
+def _encoded(vlm: VLM, request: Request, planned: Plan) -> tuple[PromptKey, Settings, Ids]:
+    """The question's key, how tokens are chosen, and the ids of the text after the question."""
     _check_numbers(request)
     settings = Settings(request.temperature, request.top_p, request.top_k, request.stop)
-    control.endings(request.stop)
+    planned.control.endings(request.stop)
     key = prompt_key(request.example)
-    if key not in prompts:
-        prompts[key] = encode_prompt(vlm, request.example)
-    ids = (*prompts[key].ids.tolist(), *_prefix_ids(vlm, request.prefix, control))
-    if ids[-1] == vlm.model.config.image_token_id:
+    if key not in planned.prompts:
+        planned.prompts[key] = encode_prompt(vlm, request.example)
+    prompt, ids = planned.prompts[key].ids, _prefix_ids(vlm, request.prefix, planned.control)
+    if not len(prompt) or int(prompt[-1]) == vlm.model.config.image_token_id:
         raise ValueError("the prompt ends with a picture; use a chat template that opens the assistant's turn")
     limit = vlm.model.config.get_text_config().max_position_embeddings
-    if len(ids) + request.max_tokens > limit:
+    length = len(prompt) + len(ids)
+    if length + request.max_tokens > limit:
         raise ValueError(
-            f"{len(ids)} prefix tokens and max_tokens={request.max_tokens} exceed the model's context of {limit};"
+            f"{length} prefix tokens and max_tokens={request.max_tokens} exceed the model's context of {limit};"
             " shorten the prefix or ask for fewer tokens"
         )
-    return key, settings, ids
+    return key, settings, tuple(ids)
 
 
 def _check_numbers(request: Request) -> None:
     """ValueError for numbers that mean nothing."""
     if request.n <= 0:
         raise ValueError(f"n={request.n}: ask for at least one sample")
+    if request.first < 0:
+        raise ValueError(f"first={request.first}: samples are counted from 0")
     if request.max_tokens <= 0:
         raise ValueError(f"max_tokens={request.max_tokens}: ask for at least one token")
     if not 0 <= request.temperature < float("inf"):
@@ -121,34 +136,45 @@ def _prefix_ids(vlm: VLM, prefix: str, control: ControlTokens) -> list[int]:
     return ids
 
 
-def _trunks(key: PromptKey, settings: Settings, prefixes: dict[tuple[int, ...], list[Row]]) -> list[Trunk]:
-    """One trunk for each prefix that is not the beginning of another."""
-    groups: list[tuple[tuple[int, ...], list[Row]]] = []
-    # Sorted, a prefix stands right before those that begin with it; from the end, the longest comes first.
-    for ids in sorted(prefixes, reverse=True):
-        if groups and groups[-1][0][: len(ids)] == ids:
-            groups[-1][1].extend(prefixes[ids])
+def _trunks(key: PromptKey, settings: Settings, texts: dict[Ids, list[Row]]) -> list[Trunk]:
+    """One trunk for each text that is not the beginning of another; a bare question is a trunk of its own."""
+    groups: list[tuple[Ids, list[Row]]] = []
+    # Sorted, a text stands right before those that begin with it; from the end, the longest comes first.
+    for ids in sorted(texts, reverse=True):
+        if ids and groups and common(groups[-1][0], ids) == len(ids):
+            groups[-1][1].extend(texts[ids])
         else:
-            groups.append((ids, list(prefixes[ids])))
-    return [Trunk(ids[:-1], key, settings, tuple(rows)) for ids, rows in groups]
+            groups.append((ids, list(texts[ids])))
+    return [Trunk(key, ids, settings, tuple(rows)) for ids, rows in groups]
 
 
-def _pieces(trunk: Trunk, token_budget: int) -> list[Trunk]:
-    """The trunk, or several with the same ids where its rows would not fit the budget together."""
-    most = max(row.max_tokens + 1 for row in trunk.rows)
-    count = max(1, (token_budget - len(trunk.ids)) // most)
+def pieces(trunk: Trunk, question: int, budget: int) -> list[Trunk]:
+    """The trunk, or several with the same ids where its rows would not fit the budget beside a question of that length."""
+    most = max(row.cost for row in trunk.rows)
+    count = max(1, (budget - question - len(trunk.ids)) // most)
     starts = range(0, len(trunk.rows), count)
-    return [Trunk(trunk.ids, trunk.prompt, trunk.settings, trunk.rows[start : start + count]) for start in starts]
+    return [replace(trunk, rows=trunk.rows[start : start + count]) for start in starts]
 
 
-def next_cohort(pending: list[Trunk], free: int) -> list[Trunk]:
-    """Take from the front of `pending` what fits into `free` positions and is alike; perhaps nothing."""
+def next_cohort(pending: list[Trunk], lengths: dict[PromptKey, int], free: int, most_rows: int) -> list[Trunk]:
+    """Take from the front of `pending` what fits into `free` positions and is alike; perhaps nothing.
+
+    `lengths` holds the lengths of questions; those of a cohort are padded to the longest, its first.
+    """
     taken: list[Trunk] = []
+    questions: set[PromptKey] = set()
+    longest = 0
     for trunk in pending:
-        free -= trunk.cost if not taken else trunk.cost + len(taken[0].ids) - len(trunk.ids)
-        alike = not taken or (trunk.settings == taken[0].settings and 2 * len(trunk.rows) >= len(taken[0].rows))
-        if free < 0 or not alike:
+        longest = max(longest, lengths[trunk.key])
+        free -= trunk.cost + (0 if trunk.key in questions else longest)
+        most_rows -= len(trunk.rows)
+        alike = not taken or (
+            (trunk.settings, bool(trunk.ids)) == (taken[0].settings, bool(taken[0].ids))
+            and 2 * len(trunk.rows) >= len(taken[0].rows)
+        )
+        if free < 0 or not alike or (taken and most_rows < 0):
             break
         taken.append(trunk)
+        questions.add(trunk.key)
     del pending[: len(taken)]
     return taken
