@@ -393,7 +393,7 @@ def test_bad_requests_are_named_and_the_others_are_sampled(
 ) -> None:
     good = Request(examples[0], max_tokens=4)
     bad = replace(good, **changes)  # type: ignore[arg-type]
-    with pytest.raises(SamplingErrors, match="request 1 .*1 more") as caught:
+    with pytest.raises(SamplingErrors, match=r"request 1 .*1 more") as caught:
         Engine(vlm).sample([good, bad, good, bad])
     assert problem in str(caught.value)
     assert examples[0].id in str(caught.value)

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from families import FAMILIES
 
 from chainofstep.chain import Chain, Step, render
 from chainofstep.models.encode import encode_prompt, encode_text
@@ -15,13 +14,16 @@ from chainofstep.models.shareable import why_not_shareable
 from chainofstep.models.vlm import VLM, add_step_tokens
 from chainofstep.problems.tasks.build import write_problems
 from chainofstep.records import Example, Request, Rollout, StepScores
+from families import FAMILIES
 
 #: Families whose attention cannot take the shared form, and a word of the reason.
 COPIED = {"llava_legacy": "AttentionInterface", "llava_gemma2": "softcap"}
 CHAINS = [
     Chain((Step("look", "The row shows 3 and 4.", "Seen."), Step("add", "3 + 4 = 7.", "Right.")), "7"),
     Chain((Step("look", "The row shows 3 and 4.", "Seen."),), None),
-    Chain((Step("look", "The row shows 3 and 4.", "Seen."), Step("add", "It is 9.", "Right."), Step("end", "9", "")), "9"),
+    Chain(
+        (Step("look", "The row shows 3 and 4.", "Seen."), Step("add", "It is 9.", "Right."), Step("end", "9", "")), "9"
+    ),
 ]
 
 

@@ -141,6 +141,7 @@ class _Call:
         self.forbidden = torch.tensor(planned.control.forbidden, device=self.vlm.device)
         self.ends: dict[Settings, torch.Tensor] = {}
         self.vocabulary = self.vlm.model.get_output_embeddings().weight.shape[0]
+        self.most_rows = max(1, LOGITS // self.vocabulary)
         self.pending = self._fitting(planned.trunks)
 
     @property
@@ -154,7 +155,7 @@ class _Call:
     def _fitting(self, trunks: Sequence[Trunk]) -> list[Trunk]:
         """The trunks cut so that each fits the budget; one prefix a trunk where prefixes are copied."""
         if self.engine.share:
-            return [piece for t in trunks for piece in pieces(t, self.lengths[t.key], self.budget)]
+            return [piece for t in trunks for piece in pieces(t, self.lengths[t.key], self.budget, self.most_rows)]
         return [piece for t in trunks for piece in _copied_trunks(t, self.lengths[t.key], self.budget)]
 
     def close(self) -> None:
@@ -224,8 +225,8 @@ class _Call:
         if not self.engine.share:
             fits = self.pending and free >= self._copied_cost(self.pending[0])
             return [self.pending.pop(0)] if fits else []
-        rows = max(1, LOGITS // self.vocabulary) - sum(len(cohort) for cohort in self.cohorts)
-        return next_cohort(self.pending, self.lengths, free, rows) if rows > 0 or not self.cohorts else []
+        rows = self.most_rows - sum(len(cohort) for cohort in self.cohorts)
+        return next_cohort(self.pending, self.lengths, free, rows)
 
     def _copied_cost(self, trunk: Trunk) -> int:
         return sum(self.lengths[trunk.key] + len(trunk.ids) + row.cost for row in trunk.rows)

@@ -18,7 +18,7 @@ KEPT_BYTES = 2**28
 def is_plain(prompt: Prompt) -> bool:
     """Whether its pictures are one tensor [pictures, ...], so that those of several prompts can be laid side by side.
 
-    Other layouts (tiles, patches of any number, token types, three-dimensional positions) are computed prompt by prompt.
+    Other layouts (tiles, patches of any number, token types, positions in three parts) are computed one by one.
     """
     return set(prompt.images) <= {"pixel_values"}
 
@@ -97,5 +97,7 @@ def _nbytes(features: Any) -> int:
     """Bytes of all tensors in a model output, nested lists included."""
     if isinstance(features, torch.Tensor):
         return features.nbytes
-    values = features.values() if isinstance(features, Mapping) else features if isinstance(features, list | tuple) else ()
+    values = (
+        features.values() if isinstance(features, Mapping) else features if isinstance(features, list | tuple) else ()
+    )
     return sum(_nbytes(value) for value in values)

@@ -63,8 +63,10 @@ def merge(parts: Sequence[Partial]) -> torch.Tensor:
     for part in parts[1:]:
         peak = torch.maximum(peak, part[0])
     weights = [(part[0] - peak).exp_() for part in parts]
-    total = sum(part[1] * weight for part, weight in zip(parts, weights, strict=True))
-    return sum(part[2] * weight for part, weight in zip(parts, weights, strict=True)) / total
+    total, output = parts[0][1] * weights[0], parts[0][2] * weights[0]
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        total, output = total + part[1] * weight, output + part[2] * weight
+    return output / total
 
 
 class Level:
@@ -111,7 +113,7 @@ class Level:
         return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, MASKED)
 
     def bias(self, index: torch.Tensor, window: int | None) -> torch.Tensor | None:
-        """The bias for queries that are the `index`-th [B, Q] tokens of their rows, where a layer sees `window` tokens."""
+        """The bias for queries that are the `index`-th [B, Q] tokens of their rows, seen through `window` tokens."""
         return self.unseen if window is None else self._bias(index, window)
 
     def partial(self, layer: int, query: torch.Tensor, bias: torch.Tensor | None) -> Partial:

@@ -51,7 +51,7 @@ class Slab:
 
 @dataclass(eq=False)
 class Piece:
-    """A question's ids, or the ids of text after it; those after the first `shared` lie in `slab`, the others in `base`."""
+    """A question's ids, or those of text after it; the first `shared` of them lie in `base`, the others in `slab`."""
 
     ids: Ids
     slab: Slab
@@ -227,9 +227,7 @@ class Prefixes:
         hidden = output.last_hidden_state
         if order != list(range(len(order))):
             hidden = hidden[[places[i] for i in range(len(texts))]]
-        pieces = [
-            Piece(text.ids, slab, places[i], text.base, text.shared, self.call) for i, text in enumerate(texts)
-        ]
+        pieces = [Piece(text.ids, slab, places[i], text.base, text.shared, self.call) for i, text in enumerate(texts)]
         return hidden, pieces
 
     def texts(self, wanted: Sequence[tuple[PromptKey, Ids]]) -> list[Piece]:
@@ -260,7 +258,9 @@ class Prefixes:
         owners = torch.tensor(owner, device=device)
         return Level(slab.layers, owners, torch.tensor(visible, device=device), torch.zeros_like(owners))
 
-    def text_level(self, pieces: Sequence[Piece], owner: Sequence[int], seen: Sequence[int], start: Sequence[int]) -> Level:
+    def text_level(
+        self, pieces: Sequence[Piece], owner: Sequence[int], seen: Sequence[int], start: Sequence[int]
+    ) -> Level:
         """The level of these texts; row b sees the first `seen[b]` tokens, after a question of `start[b]`."""
         device = self.vlm.device
         most = [0] * len(pieces)
@@ -273,7 +273,9 @@ class Prefixes:
         bases = [row.base for row in rows if row.base is not None]
         distinct = list(dict.fromkeys(bases))
         lengths = [len(self.questions[row.key]) for row in rows]
-        return self.text_level(distinct, [distinct.index(base) for base in bases], [row.shared for row in rows], lengths)
+        return self.text_level(
+            distinct, [distinct.index(base) for base in bases], [row.shared for row in rows], lengths
+        )
 
     def own(self, slab: Slab) -> Slab:
         """Count a slab for as long as it lives."""
@@ -292,9 +294,7 @@ class Prefixes:
         return copied
 
     @staticmethod
-    def _side_by_side(
-        pieces: Sequence[Piece], counts: Sequence[int], layer: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _side_by_side(pieces: Sequence[Piece], counts: Sequence[int], layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         keys, values = pieces[0].slab.layers[layer]
         # Zeros, not whatever memory holds: padding is masked by a sum, and a NaN would outlive it.
         both = tuple(like.new_zeros(len(pieces), like.shape[1], max(counts), like.shape[3]) for like in (keys, values))

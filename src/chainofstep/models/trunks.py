@@ -50,7 +50,7 @@ class Trunk:
 
 @dataclass
 class Plan:
-    """All trunks of a call, its encoded prompts, the tokenizer's control tokens, and what cannot be met, with reasons."""
+    """All trunks of a call, its encoded prompts, its tokenizer's control tokens, and why requests cannot be met."""
 
     trunks: list[Trunk]
     prompts: dict[PromptKey, Prompt]
@@ -148,16 +148,16 @@ def _trunks(key: PromptKey, settings: Settings, texts: dict[Ids, list[Row]]) -> 
     return [Trunk(key, ids, settings, tuple(rows)) for ids, rows in groups]
 
 
-def pieces(trunk: Trunk, question: int, budget: int) -> list[Trunk]:
-    """The trunk, or several with the same ids where its rows would not fit the budget beside a question of that length."""
+def pieces(trunk: Trunk, question: int, budget: int, most_rows: int) -> list[Trunk]:
+    """The trunk, or several with the same ids where its rows are too many for the budget, its question included."""
     most = max(row.cost for row in trunk.rows)
-    count = max(1, (budget - question - len(trunk.ids)) // most)
+    count = max(1, min(most_rows, (budget - question - len(trunk.ids)) // most))
     starts = range(0, len(trunk.rows), count)
     return [replace(trunk, rows=trunk.rows[start : start + count]) for start in starts]
 
 
 def next_cohort(pending: list[Trunk], lengths: dict[PromptKey, int], free: int, most_rows: int) -> list[Trunk]:
-    """Take from the front of `pending` what fits into `free` positions and is alike; perhaps nothing.
+    """Take from the front of `pending` what fits into `free` positions and `most_rows`, and is alike; perhaps nothing.
 
     `lengths` holds the lengths of questions; those of a cohort are padded to the longest, its first.
     """
@@ -172,7 +172,7 @@ def next_cohort(pending: list[Trunk], lengths: dict[PromptKey, int], free: int, 
             (trunk.settings, bool(trunk.ids)) == (taken[0].settings, bool(taken[0].ids))
             and 2 * len(trunk.rows) >= len(taken[0].rows)
         )
-        if free < 0 or not alike or (taken and most_rows < 0):
+        if free < 0 or most_rows < 0 or not alike:
             break
         taken.append(trunk)
         questions.add(trunk.key)
