@@ -1,96 +1,100 @@
-"""Many continuations of shared prefixes: the engine, transformers' `generate`, and the floor.
+"""Many continuations of long prefixes: the engine, transformers' `generate`, and the floor.
 
 `generate(num_return_sequences=16)`, one question at a time, is how the authors of the method sample. The floor is
 the engine's own work without any attention to prefixes: each prefix computed once, then the same decode steps.
 """
 
-import statistics
-import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from unittest.mock import patch
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from transformers import DynamicCache
 
+from benchmarks.common import Goal, Row, cost_row, note, seconds_of, take_in_turn
+from benchmarks.models import DECODER_13M, Bench, lengthened, random_decoder
 from chainofstep.models.encode import encode_prompt
 from chainofstep.models.engine import Engine
-from chainofstep.models.prefix_attention import SharedKV, partial_softmax
-from chainofstep.models.tiny import POLICY, Shape, build_tiny
+from chainofstep.models.prefix_attention import SharedKV, merge
+from chainofstep.models.tiny import Shape
 from chainofstep.models.vlm import VLM
-from chainofstep.problems.tasks.build import write_problems
 from chainofstep.records import Example, Request
-
-DECODER_13M = Shape(width=384, layers=8, heads=12, key_value_heads=4, feed_forward=1024)
 
 
 @dataclass(frozen=True)
 class Case:
     """One workload; every method samples exactly `questions * samples * tokens` tokens."""
 
-    name: str
     shape: Shape
     questions: int
     samples: int
     tokens: int
-    prompt_words: int  # added to each question to make its prompt longer
-    repeats: int
+    prompt: int  # tokens, the picture's included
 
 
-CASES = (
-    Case("13M decoder, prompts of 1,000 tokens", DECODER_13M, 4, 16, 64, 950, 5),
-    Case("mini policy, its own prompts", POLICY, 64, 16, 100, 0, 5),
-)
+LONG = Case(DECODER_13M, questions=2, samples=16, tokens=64, prompt=1000)
 
 
-def build(case: Case) -> VLM:
-    """Random weights, and no token that ends a sample, so that all methods make the same number of tokens."""
-    vlm = build_tiny(case.shape, seed=0)
-    vlm.tokenizer.eos_token = None
-    vlm.model.config.text_config.max_position_embeddings = 2048
-    with torch.no_grad():
-        vlm.model.get_output_embeddings().weight.mul_(10)  # distributions as uneven as trained ones
-    return vlm
+def measure(bench: Bench, case: Case = LONG) -> list[Row]:
+    """How fast the engine is against `generate` and the floor, and how many bytes of keys and values it holds."""
+    vlm = random_decoder(case.shape)
+    examples = [lengthened(vlm, example, case.prompt) for example in bench.examples(case.questions)]
+    contenders: dict[str, Callable[[int], int]] = {
+        "engine": lambda _: shared(vlm, case, examples),
+        "floor": lambda _: floor(vlm, case, examples),
+        "generate": lambda _: generate(vlm, case, examples),
+    }
+    runs = take_in_turn(contenders, bench.repeats)
+    seconds = {name: seconds_of(of) for name, of in runs.items()}
+    size = f"{case.samples} continuations of {case.prompt:,} tokens"
+    work = f"{case.questions} questions, {case.samples} x {case.tokens} new tokens each; generate takes one by one"
+    return [
+        cost_row(f"{size}, generate", seconds["engine"], seconds["generate"], Goal(10), remark=work),
+        cost_row(f"{size}, the floor", seconds["engine"], seconds["floor"], Goal(1.25, at_most=True)),
+        memory_row(vlm, case, examples[0], f"{size}, keys and values"),
+    ]
 
 
 def generate(vlm: VLM, case: Case, examples: list[Example]) -> int:
     """One `generate` call a question."""
-    count = 0
-    for example in examples:
-        prompt = encode_prompt(vlm, example)
-        with torch.no_grad():
-            output = vlm.model.generate(
-                input_ids=prompt.ids[None],
-                attention_mask=torch.ones_like(prompt.ids[None]),
-                **prompt.images,
-                do_sample=True,
-                top_k=0,
-                num_return_sequences=case.samples,
-                min_new_tokens=case.tokens,
-                max_new_tokens=case.tokens,
-            )
-        count += output[:, len(prompt.ids) :].numel()
-    return count
+    return sum(_generated(vlm, case, example)[0] for example in examples)
+
+
+def _generated(vlm: VLM, case: Case, example: Example) -> tuple[int, DynamicCache]:
+    """The number of sampled tokens, and the keys and values that `generate` holds at its end."""
+    prompt, cache = encode_prompt(vlm, example), DynamicCache()
+    with torch.no_grad():
+        output = vlm.model.generate(
+            input_ids=prompt.ids[None],
+            attention_mask=torch.ones_like(prompt.ids[None]),
+            **prompt.images,
+            past_key_values=cache,
+            do_sample=True,
+            top_k=0,
+            num_return_sequences=case.samples,
+            min_new_tokens=case.tokens,
+            max_new_tokens=case.tokens,
+        )
+    return output[:, len(prompt.ids) :].numel(), cache
 
 
 def shared(vlm: VLM, case: Case, examples: list[Example]) -> int:
     """One engine call for all questions."""
+    return _sampled(vlm, case, examples).sampled_tokens
+
+
+def _sampled(vlm: VLM, case: Case, examples: list[Example]) -> Engine:
     engine = Engine(vlm)
     engine.sample(
         [Request(example, case.samples, max_tokens=case.tokens, seed=i) for i, example in enumerate(examples)]
     )
-    return engine.sampled_tokens
+    return engine
 
 
 def _own_tokens_only(
-    self: SharedKV, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    self: SharedKV, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None
 ) -> torch.Tensor:
-    keys, values = self.append(layer, key, value)
-    _, total, weighted = partial_softmax(query @ keys.transpose(-1, -2), values)
-    return weighted / total
+    return merge([self.attend_own(layer, query, key, value, window)])
 
 
 def floor(vlm: VLM, case: Case, examples: list[Example]) -> int:
@@ -99,40 +103,15 @@ def floor(vlm: VLM, case: Case, examples: list[Example]) -> int:
         return shared(vlm, case, examples)
 
 
-METHODS: dict[str, Callable[[VLM, Case, list[Example]], int]] = {
-    "generate, one question at a time": generate,
-    "engine, prefixes shared": shared,
-    "floor: no attention to prefixes": floor,
-}
+def copied_bytes(vlm: VLM, case: Case, example: Example) -> int:
+    """Bytes of the keys and values that `generate` has copied for every sample of one question."""
+    _, cache = _generated(vlm, case, example)
+    return sum(int(layer.keys.nbytes + layer.values.nbytes) for layer in cache.layers)
 
 
-def measure(case: Case, folder: Path) -> dict[str, tuple[float, int]]:
-    """Median seconds and tokens of each method, the methods taken in turn so that a busy machine hurts all alike."""
-    vlm = build(case)
-    longer = " 7" * case.prompt_words
-    examples = [replace(e, question=e.question + longer) for e in write_problems("test", range(case.questions), folder)]
-    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
-    tokens = {}
-    for _ in range(case.repeats):
-        for name, method in METHODS.items():
-            start = time.perf_counter()
-            tokens[name] = method(vlm, case, examples)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: (statistics.median(taken), tokens[name]) for name, taken in seconds.items()}
-
-
-def show(case: Case, results: dict[str, tuple[float, int]], console: Console) -> None:
-    title = f"{case.name}: {case.questions} questions, {case.samples} samples of {case.tokens} tokens"
-    table = Table("method", "median s", "tokens/s", "time / engine", title=title)
-    engine = results["engine, prefixes shared"][0]
-    for name, (seconds, tokens) in results.items():
-        table.add_row(name, f"{seconds:.2f}", f"{tokens / seconds:,.0f}", f"{seconds / engine:.2f}")
-    console.print(table)
-
-
-def main() -> None:
-    console = Console()
-    console.print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; medians of {CASES[0].repeats}")
-    with tempfile.TemporaryDirectory() as folder:
-        for case in CASES:
-            show(case, measure(case, Path(folder)), console)
+def memory_row(vlm: VLM, case: Case, example: Example, measure: str) -> Row:
+    """One question with all its samples: the engine's peak, and what is in `generate`'s cache at its end."""
+    note("  bytes of keys and values")
+    held, copied = _sampled(vlm, case, [example]).peak_kv_bytes, copied_bytes(vlm, case, example)
+    remark = "one question, ours at its peak, generate's cache at its end; the same in every repeat"
+    return cost_row(measure, [held], [copied], Goal(8), lambda size: f"{size / 2**20:.1f} MiB", remark)

@@ -272,12 +272,20 @@ class Extension:
             self.causal[window] = torch.zeros(new, new, device=device).masked_fill_(hidden, MASKED)
         return self.causal[window]
 
+    def attend_own(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None) -> Partial:
+        """What scaled queries [B, K, R, Q, D] find in their rows' new tokens up to themselves."""
+        rows, kv_heads, repeat, new, size = query.shape
+        heads = [tensor[:, :, None].expand(-1, -1, repeat, -1, -1).flatten(1, 2) for tensor in (key, value)]
+        bias = self._causal(new, window, query.device).expand(rows, 1, -1, -1)
+        parts = partial_attention(query.reshape(rows, -1, new, size), *heads, bias)
+        peak, total, output = (part.unflatten(1, (kv_heads, repeat)) for part in parts)
+        return peak, total, output
+
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None
     ) -> torch.Tensor:
         self.layers.append((key, value))
-        scores = query @ key.transpose(-1, -2)[:, :, None] + self._causal(query.shape[3], window, query.device)
-        own = partial_softmax(scores, value[:, :, None])
+        own = self.attend_own(query, key, value, window)
         return merge([*self.shared.partials(layer, query, 0, window), own])
 
 

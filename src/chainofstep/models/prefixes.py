@@ -312,10 +312,17 @@ def forwards(texts: Sequence[Text], tokens: int) -> Iterator[list[int]]:
 
     A group has at most so many padded `tokens`, or one text.
     """
+    longest: dict[PromptKey, int] = {}
+    for text in texts:
+        longest[text.key] = max(text.new, longest.get(text.key, 0))
     waiting = [i for i, text in enumerate(texts) if text.new]
     group: list[int] = []
-    for i in sorted(waiting, key=lambda i: (texts[i].base is None, -texts[i].new)):
-        full = group and (len(group) + 1) * texts[group[0]].new > tokens
+    # Texts of one question are about as long as each other, and side by side they ask it together.
+    for i in sorted(
+        waiting, key=lambda i: (texts[i].base is None, -longest[texts[i].key], texts[i].key, -texts[i].new)
+    ):
+        width = max(longest[texts[j].key] for j in [*group[:1], i])
+        full = group and (len(group) + 1) * width > tokens
         if full or (group and (texts[i].base is None) != (texts[group[0]].base is None)):
             yield group
             group = []

@@ -66,9 +66,21 @@ def choose(logits: torch.Tensor, uniform: torch.Tensor, settings: Settings) -> t
     if settings.temperature == 0:
         return logits.argmax(-1)
     probabilities = torch.softmax(logits / settings.temperature, -1)
+    if settings.top_p == 1 or logits.is_cuda:  # looking which rows are certain would wait for the GPU
+        return _chosen(probabilities, uniform, settings)
+    peak, chosen = probabilities.max(-1)
+    # Above a half no other token is as likely, so a nucleus that the first token fills is that token alone.
+    open_rows = (~(peak >= max(settings.top_p, 0.5 + 1e-6))).nonzero()[:, 0]
+    if len(open_rows):
+        chosen[open_rows] = _chosen(probabilities[open_rows], uniform[open_rows], settings)
+    return chosen
+
+
+def _chosen(probabilities: torch.Tensor, uniform: torch.Tensor, settings: Settings) -> torch.Tensor:
+    """Token ids [B] from probabilities [B, V], which it may overwrite."""
     if settings.top_k or settings.top_p < 1:
         least = least_kept(probabilities, settings.top_p, settings.top_k)
-        probabilities = probabilities.masked_fill(probabilities < least, 0.0)
+        probabilities = probabilities.masked_fill_(probabilities < least, 0.0)
     cumulative = probabilities.cumsum(-1)
     # u <= 1 - 2^-24, so u * total rounds to less than the total, and the token found has a probability above 0.
     target = uniform[:, None] * cumulative[:, -1:]
@@ -84,6 +96,8 @@ def least_kept(probabilities: torch.Tensor, top_p: float, top_k: int) -> torch.T
     if top_k:
         return _nucleus_end(ranked, top_p * ranked.sum(-1, keepdim=True))
     mass = top_p * probabilities.sum(-1, keepdim=True)
+    if probabilities.is_cuda:  # sorting all costs less than waiting to learn whose largest do not reach it
+        return _nucleus_end(probabilities.sort(-1, descending=True).values, mass)
     least = _nucleus_end(ranked, mass)
     short = (ranked.sum(-1) < mass[:, 0]).nonzero()[:, 0]
     if len(short) and ranked.shape[-1] < vocabulary:  # the number of rows waits for the device

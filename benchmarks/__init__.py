@@ -1,0 +1,1 @@
+"""How long things take, against the plain ways of doing them: `python -m benchmarks`."""
