@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from chainofstep.chain import STEP_TAG, Chain, Step, render
+from chainofstep.models import batch
 from chainofstep.models import engine as engine_module
 from chainofstep.models.engine import Engine
 from chainofstep.models.memory import kv_bytes, planned_positions
@@ -17,7 +18,7 @@ from chainofstep.models.prm import PRM
 from chainofstep.models.tiny import Shape, build_tiny
 from chainofstep.models.vlm import VLM, add_step_tokens
 from chainofstep.problems.tasks.build import write_problems
-from chainofstep.records import Example, Request, Rollout, SamplingErrors
+from chainofstep.records import Example, Request, Rollout, SamplingErrors, ScoreFailure
 
 SMALL = Shape(vision_width=32, vision_layers=1, width=64, layers=2, heads=4, key_value_heads=2, feed_forward=64)
 CHAIN = Chain((Step("look", "3 and 4.", "Seen."), Step("add", "3 + 4 = 7.", "Right.")), "7")
@@ -72,6 +73,19 @@ def test_out_of_memory_halves_the_budget_and_changes_no_text(
     assert "token_budget is now" in caplog.text
 
 
+def test_a_prm_that_runs_out_of_memory_scores_the_same(
+    vlm: VLM, examples: list[Example], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = [(example, chain) for example in examples for chain in (CHAIN, CHAIN.prefix(1))]
+    expected = PRM(vlm).score(items)
+    memory = Memory(vlm, monkeypatch, 400)
+    prm = PRM(vlm)
+    for one, other in zip(prm.score(items), expected, strict=True):
+        assert one.steps == pytest.approx(other.steps, abs=1e-5)  # type: ignore[union-attr]
+    assert memory.refused > 0 and prm.token_budget < 2048
+    assert "the PRM's token_budget is now" in caplog.text
+
+
 def test_what_fits_no_memory_fails_alone(vlm: VLM, examples: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:
     long = replace(examples[0], question=examples[0].question + " and 7" * 60)
     Memory(vlm, monkeypatch, 100)
@@ -102,9 +116,7 @@ def test_a_picture_that_the_model_refuses_fails_alone(
     vlm: VLM, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The processor made one token too few for its features: only the forward finds out."""
-    from chainofstep.models import trunks
-
-    stock = trunks.encode_prompt
+    stock = batch.encode_prompt
 
     def short(vlm: VLM, example: Example) -> Any:
         prompt = stock(vlm, example)
@@ -113,10 +125,13 @@ def test_a_picture_that_the_model_refuses_fails_alone(
         pictured = (prompt.ids == vlm.model.config.image_token_id).nonzero()[0, 0]
         return replace(prompt, ids=torch.cat([prompt.ids[:pictured], prompt.ids[pictured + 1 :]]))
 
-    monkeypatch.setattr(trunks, "encode_prompt", short)
+    monkeypatch.setattr(batch, "encode_prompt", short)
     with pytest.raises(SamplingErrors, match=r"request 1 .*cannot compute its prefix .*tokens") as caught:
         Engine(vlm).sample([Request(example, max_tokens=3) for example in examples])
     assert [result is None for result in caught.value.results] == [False, True, False, False, False, False]
+    scored = PRM(vlm).score([(example, CHAIN) for example in examples])
+    assert [isinstance(scores, ScoreFailure) for scores in scored] == [False, True, False, False, False, False]
+    assert "cannot compute its question" in scored[1].reason  # type: ignore[union-attr]
 
 
 def test_mixed_dtypes_are_one_line(vlm: VLM, examples: list[Example]) -> None:

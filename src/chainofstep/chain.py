@@ -9,6 +9,7 @@ None`) is a prefix: the steps so far.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 REASONING_START = "<|reasoning_start|>"
 REASONING_END = "<|reasoning_end|>"
@@ -88,7 +89,8 @@ class Chain:
         return Chain(self.steps[:count])
 
 
-def _lookalike(tokens: Sequence[str]) -> re.Pattern[str]:
+@cache
+def _lookalike(tokens: tuple[str, ...]) -> re.Pattern[str]:
     ordered = sorted(tokens, key=len, reverse=True)
     return re.compile("|".join(f"{re.escape(t[0])}{JOINER}*(?={re.escape(t[1:])})" for t in ordered))
 
@@ -108,9 +110,14 @@ def escape(text: str, also: Sequence[str] = ()) -> str:
 
 def unescape(text: str, also: Sequence[str] = ()) -> str:
     """The text that `escape` was given."""
-    tokens = sorted((*ALL_TOKENS, *also), key=len, reverse=True)
-    split = "|".join(f"{re.escape(t[0])}{JOINER}+(?={re.escape(t[1:])})" for t in tokens)
-    return re.sub(split, lambda match: match.group()[:-1], text)
+    return _split((*ALL_TOKENS, *also)).sub(lambda match: match.group()[:-1], text) if JOINER in text else text
+
+
+@cache
+def _split(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    """What `escape` made of these tokens, up to and with the joiners."""
+    ordered = sorted(tokens, key=len, reverse=True)
+    return re.compile("|".join(f"{re.escape(t[0])}{JOINER}+(?={re.escape(t[1:])})" for t in ordered))
 
 
 def render_step(step: Step) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from chainofstep.chain import ALL_TOKENS, JOINER
-from chainofstep.models.encode import Prompt, encode_prompt, encode_text, picture_key
+from chainofstep.models.encode import Prompt, PromptKey, encode_prompt, encode_text, prompt_key
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example
 
@@ -36,30 +36,32 @@ class PromptCache:
     """Encoded prompts by question and pictures; image tensors are kept while they fit in `image_bytes`.
 
     Beyond that they are read again whenever a batch needs them: slower by a millisecond a picture, the same tensors.
+    Of more prompts than `most`, the oldest are encoded again.
     """
 
-    def __init__(self, vlm: VLM, image_bytes: int = 2**29):
-        self.vlm, self.free = vlm, image_bytes
-        self.ids: dict[tuple[str, tuple[str, ...]], torch.Tensor] = {}
-        self.images: dict[tuple[str, ...], Batch] = {}
+    def __init__(self, vlm: VLM, image_bytes: int = 2**29, most: int = 2**16):
+        self.vlm, self.free, self.most = vlm, image_bytes, most
+        self.ids: dict[PromptKey, torch.Tensor] = {}
+        self.images: dict[PromptKey, Batch] = {}
 
     def encode(self, example: Example) -> Prompt:
         """The encoded prompt; ValueError if a picture cannot be read."""
-        pictures = picture_key(example)
-        key = (example.question, pictures)
-        if key in self.ids and pictures in self.images:
-            return Prompt(self.ids[key], self.images[pictures])
+        key = prompt_key(example)
+        if key in self.ids and key in self.images:
+            return Prompt(self.ids[key], self.images[key])
         prompt = encode_prompt(self.vlm, example)
         self.ids[key] = prompt.ids
+        if len(self.ids) > self.most:
+            del self.ids[next(iter(self.ids))]
         size = sum(tensor.nbytes for tensor in prompt.images.values())
-        if pictures not in self.images and size <= self.free:
-            self.images[pictures] = prompt.images
+        if key not in self.images and size <= self.free:
+            self.images[key] = prompt.images
             self.free -= size
         return prompt
 
     def prompt_ids(self, example: Example) -> torch.Tensor:
-        """The prompt's ids [T] alone, which are always kept."""
-        key = (example.question, picture_key(example))
+        """The prompt's ids [T] alone."""
+        key = prompt_key(example)
         return self.ids[key] if key in self.ids else self.encode(example).ids
 
 

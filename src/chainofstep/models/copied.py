@@ -8,9 +8,9 @@ windows is done as its authors wrote it. The rows of one such cohort have one pr
 import torch
 from transformers import DynamicCache
 
-from chainofstep.models.encode import Prompt
+from chainofstep.models.encode import Prompt, PromptKey
+from chainofstep.models.packing import Ids
 from chainofstep.models.pictures import PictureFeatures, other_inputs
-from chainofstep.models.prefixes import Ids, PromptKey
 from chainofstep.models.vlm import VLM
 
 

@@ -14,6 +14,8 @@ from chainofstep.chain import escape
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example
 
+PromptKey = tuple[str, tuple[str, ...]]  # question and pictures
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -63,3 +65,8 @@ def encode_text(vlm: VLM, text: str) -> list[int]:
 def picture_key(example: Example) -> tuple[str, ...]:
     """What identifies an example's pictures in a feature cache."""
     return tuple(str(Path(path).resolve()) for path in example.images)
+
+
+def prompt_key(example: Example) -> PromptKey:
+    """What identifies an example's prompt."""
+    return example.question, picture_key(example)

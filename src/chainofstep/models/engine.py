@@ -17,9 +17,10 @@ import torch
 
 from chainofstep.models.cohort import Cohort, Sampled
 from chainofstep.models.copied import CopiedKV
-from chainofstep.models.memory import out_of_memory, planned_positions
+from chainofstep.models.encode import PromptKey
+from chainofstep.models.memory import first_line, out_of_memory, planned_positions
 from chainofstep.models.prefix_attention import NAME, SharedKV, SharedPrefix, sampling_mode
-from chainofstep.models.prefixes import Prefixes, PromptKey
+from chainofstep.models.prefixes import Prefixes
 from chainofstep.models.sampling import ControlTokens, Settings
 from chainofstep.models.shareable import warn_if_copied
 from chainofstep.models.trunks import Plan, Row, Trunk, next_cohort, pieces, plan
@@ -28,6 +29,7 @@ from chainofstep.records import Request, Rollout, SamplingErrors
 
 POLL = 4  # decode steps between two looks at which rows have ended; each look waits for the device
 REFILL = 4  # trunks are admitted when one part in so many of the budget is free
+COPIED = 8  # a question is copied to its texts where that adds one part in so many to what their rows may hold
 LOGITS = 2**27  # float32 logits of one decode step that are held at once
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ class Engine:
         ValueError), after all others are sampled, if requests cannot be met; it names them and holds the rest.
         """
         with sampling_mode(self.vlm.model, NAME if self.share else None):
-            call = _Call(self, plan(self.vlm, requests))
+            call = _Call(self, plan(self.vlm, requests, self.prefixes.prompts))
             finished: dict[tuple[int, int], Rollout] = {}
             total = sum(request.n for number, request in enumerate(requests) if number not in call.plan.failures)
             while call.unfinished:
@@ -135,7 +137,7 @@ class _Call:
     def __init__(self, engine: Engine, planned: Plan):
         self.engine, self.vlm, self.prefixes, self.plan = engine, engine.vlm, engine.prefixes, planned
         self.prefixes.begin()
-        self.lengths: dict[PromptKey, int] = {key: len(prompt.ids) for key, prompt in planned.prompts.items()}
+        self.lengths: dict[PromptKey, int] = {key: len(ids) for key, ids in planned.prompts.items()}
         self.cohorts: list[Cohort] = []
         self.starting: list[Trunk] = []  # what memory ran out on before it was in flight
         self.forbidden = torch.tensor(planned.control.forbidden, device=self.vlm.device)
@@ -192,13 +194,13 @@ class _Call:
         """After running out of memory: put all rows back, forget what was kept, and go on with half the budget."""
         unfinished = self.starting + [trunk for cohort in self.cohorts for trunk in cohort.unfinished()]
         self.cohorts, self.starting = [], []
-        self.prefixes.forget()
+        self.prefixes.retreat()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if sum(len(trunk.rows) for trunk in unfinished) <= 1:
             rows = [row for trunk in unfinished for row in trunk.rows]
-            self._fail(rows, f"out of memory with nothing else in flight ({_first_line(error)})")
+            self._fail(rows, f"out of memory with nothing else in flight ({first_line(error)})")
             return
         self.engine.token_budget = max(1, min(self.budget, self._largest(unfinished)) // 2)
         log.warning("out of memory: the engine's token_budget is now %d", self.budget)
@@ -242,7 +244,7 @@ class _Call:
             questions = list(dict.fromkeys(trunk.key for trunk in trunks))
             if len(questions) == 1:
                 rows = [row for trunk in trunks for row in trunk.rows]
-                self._fail(rows, f"the model cannot compute its prefix ({_first_line(error)})")
+                self._fail(rows, f"the model cannot compute its prefix ({first_line(error)})")
             else:
                 for key in questions:
                     self._start([trunk for trunk in trunks if trunk.key == key])
@@ -264,21 +266,24 @@ class _Call:
 
     def _shared(self, trunks: list[Trunk]) -> tuple[SharedKV, list[int]]:
         keys = list(dict.fromkeys(trunk.key for trunk in trunks))
-        questions = self.prefixes.compute({key: self.plan.prompts[key] for key in keys})
+        questions = self.prefixes.compute({key: self.plan.examples[key] for key in keys})
         number = {key: i for i, key in enumerate(keys)}
         rows = [(trunk, row) for trunk in trunks for row in trunk.rows]
         owners = [number[trunk.key] for trunk, _ in rows]
         texts = self.prefixes.texts([(trunk.key, trunk.ids) for trunk in trunks]) if trunks[0].ids else []
-        levels = [self.prefixes.question_level(keys, owners, [row.asked for _, row in rows])]
-        if texts:
-            hangs_on = [i for i, trunk in enumerate(trunks) for _ in trunk.rows]
-            seen, asked = [row.seen for _, row in rows], [row.asked for _, row in rows]
-            levels.append(self.prefixes.text_level(texts, hangs_on, seen, asked))
+        seen, asked = [row.seen for _, row in rows], [row.asked for _, row in rows]
+        hangs_on = [i for i, trunk in enumerate(trunks) for _ in trunk.rows]
+        longest = max(len(question) for question in questions)
+        if texts and COPIED * len(trunks) * longest <= sum(row.cost for _, row in rows):
+            levels = [self.prefixes.joined_level([trunk.key for trunk in trunks], texts, hangs_on, seen)]
+        else:
+            levels = [self.prefixes.question_level(keys, owners, asked)]
+            levels += [self.prefixes.text_level(texts, hangs_on, seen, asked)] if texts else []
         most = max(row.max_tokens for _, row in rows)
         return SharedKV(levels, most), [questions[owner].offset for owner in owners]
 
     def _copied(self, trunk: Trunk) -> tuple[CopiedKV, list[int]]:
-        prompt, rows = self.plan.prompts[trunk.key], len(trunk.rows)
+        prompt, rows = self.prefixes.prompts.encode(self.plan.examples[trunk.key]), len(trunk.rows)
         kv = CopiedKV(self.vlm, self.prefixes.features, trunk.key, prompt, trunk.ids, rows)
         return kv, [kv.offset] * rows
 
@@ -323,7 +328,3 @@ def _copied_trunks(trunk: Trunk, question: int, budget: int) -> list[Trunk]:
         starts = range(0, len(rows), count)
         found += [Trunk(trunk.key, ids, trunk.settings, tuple(rows[start : start + count])) for start in starts]
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

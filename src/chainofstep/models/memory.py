@@ -27,3 +27,8 @@ def planned_positions(model: Any) -> int:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch or Python says that memory ran out, on a GPU or on a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

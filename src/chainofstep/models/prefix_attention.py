@@ -76,8 +76,11 @@ class Level:
     `start[b]` of the row's whole text.
     """
 
-    def __init__(self, layers: Layers, owner: torch.Tensor, seen: torch.Tensor, start: torch.Tensor):
+    def __init__(
+        self, layers: Layers, owner: torch.Tensor, seen: torch.Tensor, start: torch.Tensor, holder: object = None
+    ):
         self.layers, self.owner, self.seen, self.start = layers, owner, seen, start
+        self.holder = holder  # lives as long as its layers are used here
         self.private_bytes = 0  # of keys and values that were copied for this level alone
         self._lay_out()
 
@@ -142,6 +145,7 @@ class Level:
         if 4 * len(prefixes) <= 3 * self.prefixes:
             length = int(self.seen.max())
             self.layers = [(k[prefixes, :, :length], v[prefixes, :, :length]) for k, v in self.layers]
+            self.holder = None
             self.private_bytes = sum(keys.nbytes + values.nbytes for keys, values in self.layers)
             self.owner = owner
         self._lay_out()
@@ -168,15 +172,17 @@ class _Levels:
         self.longest = int(self.before.max())
         self.biases: dict[int | None, list[torch.Tensor | None]] = {}
 
-    def partials(self, layer: int, query: torch.Tensor, age: int, window: int | None) -> list[Partial]:
-        """Of queries [B, K, R, Q, D], tokens `age`, `age + 1`, ... after the levels."""
-        new = query.shape[3]
-        window = None if window is None or self.longest + age + new <= window else window
+    def partials(self, layer: int, query: torch.Tensor, depths: torch.Tensor, window: int | None) -> list[Partial]:
+        """Of queries [B, K, R, Q, D], the `depths`-th [B or 1, Q] tokens after the levels."""
         if window not in self.biases:
-            index = self.before[:, None] + torch.arange(age, age + new, device=query.device)
+            index = self.before[:, None] + depths
             self.biases[window] = [level.bias(index, window) for level in self.levels]
         biases = self.biases[window]
         return [level.partial(layer, query, bias) for level, bias in zip(self.levels, biases, strict=True)]
+
+    def reached(self, window: int | None, deepest: int) -> int | None:
+        """The window, or None where no text up to this depth is long enough to leave it."""
+        return None if window is None or self.longest + deepest < window else window
 
     def keep(self, rows: torch.Tensor) -> None:
         for level in self.levels:
@@ -194,6 +200,7 @@ class SharedKV:
     def __init__(self, levels: Sequence[Level], most: int):
         self.shared = _Levels(levels)
         self.age, self.most = 0, most
+        self.depth = torch.zeros(1, 1, dtype=torch.long, device=self.shared.before.device)
         self.own: Layers = [(self._empty(keys), self._empty(values)) for keys, values in levels[0].layers]
 
     def __len__(self) -> int:
@@ -209,6 +216,7 @@ class SharedKV:
     def advance(self) -> None:
         """The new column is written in all layers."""
         self.age += 1
+        self.depth += 1
         self.shared.biases = {None: self.shared.biases[None]} if None in self.shared.biases else {}
 
     def append(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -232,8 +240,9 @@ class SharedKV:
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None
     ) -> torch.Tensor:
+        window = self.shared.reached(window, self.age)
         own = self.attend_own(layer, query, key, value, window)
-        return merge([*self.shared.partials(layer, query, self.age, window), own])
+        return merge([*self.shared.partials(layer, query, self.depth, window), own])
 
     def _grown(self, buffer: torch.Tensor) -> torch.Tensor:
         columns = min(buffer.shape[2] + CHUNK, max(self.most, self.age + 1))
@@ -253,31 +262,35 @@ class SharedKV:
 
 
 class Extension:
-    """Rows of which several new tokens are computed at once; `layers` holds the new keys and values [B, K, Q, D]."""
+    """Rows of which several new tokens are computed at once; `layers` holds the new keys and values [B, K, Q, D].
 
-    def __init__(self, levels: Sequence[Level]):
+    `depths` [B, Q] says how many tokens come before each, after the levels, and `visible` [B, Q, Q] which it sees.
+    """
+
+    def __init__(self, levels: Sequence[Level], depths: torch.Tensor, visible: torch.Tensor):
         self.shared = _Levels(levels)
         self.layers: Layers = []
-        self.causal: dict[int | None, torch.Tensor] = {}
+        self.depths, self.visible, self.deepest = depths, visible, int(depths.max())
+        self.biases: dict[int | None, torch.Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.shared.before)
 
-    def _causal(self, new: int, window: int | None, device: torch.device) -> torch.Tensor:
-        """[Q, Q]: a token sees itself and those before it, as far as the window reaches."""
-        if window not in self.causal:
-            place = torch.arange(new, device=device)
-            behind = place[:, None] - place
-            hidden = behind < 0 if window is None else (behind < 0) | (behind >= window)
-            self.causal[window] = torch.zeros(new, new, device=device).masked_fill_(hidden, MASKED)
-        return self.causal[window]
+    def _bias(self, window: int | None) -> torch.Tensor:
+        """[B, 1, Q, Q]: what is added to scores of new tokens."""
+        if window not in self.biases:
+            visible = self.visible
+            if window is not None:
+                visible = visible & (self.depths[:, :, None] - self.depths[:, None] < window)
+            bias = torch.zeros(visible.shape, device=visible.device).masked_fill_(~visible, MASKED)
+            self.biases[window] = bias[:, None]
+        return self.biases[window]
 
     def attend_own(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None) -> Partial:
-        """What scaled queries [B, K, R, Q, D] find in their rows' new tokens up to themselves."""
-        rows, kv_heads, repeat, new, size = query.shape
+        """What scaled queries [B, K, R, Q, D] find in their rows' new tokens."""
+        _, kv_heads, repeat, new, size = query.shape
         heads = [tensor[:, :, None].expand(-1, -1, repeat, -1, -1).flatten(1, 2) for tensor in (key, value)]
-        bias = self._causal(new, window, query.device).expand(rows, 1, -1, -1)
-        parts = partial_attention(query.reshape(rows, -1, new, size), *heads, bias)
+        parts = partial_attention(query.reshape(len(query), -1, new, size), heads[0], heads[1], self._bias(window))
         peak, total, output = (part.unflatten(1, (kv_heads, repeat)) for part in parts)
         return peak, total, output
 
@@ -285,8 +298,9 @@ class Extension:
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None
     ) -> torch.Tensor:
         self.layers.append((key, value))
+        window = self.shared.reached(window, self.deepest)
         own = self.attend_own(query, key, value, window)
-        return merge([*self.shared.partials(layer, query, 0, window), own])
+        return merge([*self.shared.partials(layer, query, self.depths, window), own])
 
 
 class SharedPrefix:

@@ -15,15 +15,15 @@ from weakref import WeakSet
 import torch
 from transformers import DynamicCache
 
-from chainofstep.models.batch import pad_right
-from chainofstep.models.encode import Prompt
+from chainofstep.models.batch import PromptCache, pad_right
+from chainofstep.models.encode import Prompt, PromptKey
+from chainofstep.models.packing import Ids, PackedRow, batches, common, pack, padded
 from chainofstep.models.pictures import PictureFeatures, is_plain, join_features, other_inputs
 from chainofstep.models.prefix_attention import Extension, Layers, Level, SharedPrefix
 from chainofstep.models.vlm import VLM
+from chainofstep.records import Example
 
 PREFILL_TOKENS = 16_384  # padded tokens of one forward over questions
-PromptKey = tuple[str, tuple[str, ...]]  # question and pictures
-Ids = tuple[int, ...]
 
 
 @dataclass(eq=False)
@@ -51,11 +51,15 @@ class Slab:
 
 @dataclass(eq=False)
 class Piece:
-    """A question's ids, or those of text after it; the first `shared` of them lie in `base`, the others in `slab`."""
+    """A question's ids, or those of text after it: the first `shared` of them lie in `base`, the others in `slab`.
+
+    There they are the columns `columns` of row `place` (None: its first ones).
+    """
 
     ids: Ids
     slab: Slab
     place: int
+    columns: Sequence[int] | None = None
     base: "Piece | None" = None
     shared: int = 0
     call: int = 0  # the last call that used it
@@ -65,9 +69,16 @@ class Piece:
         before = [] if self.base is None else self.base.parts(layer, min(count, self.shared))
         if count <= self.shared:
             return before
-        keys, values = self.slab.layers[layer]
         own = count - self.shared
-        return [*before, (keys[self.place, :, :own], values[self.place, :, :own])]
+        columns = slice(own) if self.columns is None else _run(self.columns[:own])
+        keys, values = self.slab.layers[layer]
+        return [*before, (keys[self.place][:, columns], values[self.place][:, columns])]
+
+
+def _run(columns: Sequence[int]) -> slice | list[int]:
+    """Columns as a slice where they lie side by side."""
+    first, last = columns[0], columns[-1]
+    return slice(first, last + 1) if last - first + 1 == len(columns) else list(columns)
 
 
 @dataclass(eq=False)
@@ -97,12 +108,12 @@ class Text:
         return len(self.ids) - self.shared
 
 
-def common(first: Ids, second: Ids) -> int:
-    """How many ids two texts begin with in common."""
-    least = min(len(first), len(second))
-    if first[:least] == second[:least]:
-        return least
-    return next(i for i in range(least) if first[i] != second[i])
+@dataclass(frozen=True)
+class Extended:
+    """One forward: hidden states [B, Q, W], and of each text its number, row, new tokens' columns, and piece."""
+
+    hidden: torch.Tensor
+    texts: list[tuple[int, int, list[int], Piece]]
 
 
 class Prefixes:
@@ -114,9 +125,11 @@ class Prefixes:
 
     def __init__(self, vlm: VLM):
         self.vlm = vlm
+        self.prompts = PromptCache(vlm)
         self.features = PictureFeatures(vlm)
         self.questions: OrderedDict[PromptKey, Question] = OrderedDict()
         self.slabs: WeakSet[Slab] = WeakSet()
+        self.prefill_tokens = PREFILL_TOKENS
         self.call = 0
         self.weights: tuple[tuple[int, int], ...] = ()
         self.computed_tokens = 0
@@ -150,6 +163,11 @@ class Prefixes:
         self.questions.clear()
         self.features.clear()
 
+    def retreat(self) -> None:
+        """After running out of memory: forget everything, and compute half as much at once from now on."""
+        self.forget()
+        self.prefill_tokens = max(1, self.prefill_tokens // 2)
+
     def shrink(self, room: int) -> None:
         """Forget the least recently used questions that this call has not used, until at most `room` is held."""
         for key, question in list(self.questions.items()):
@@ -160,15 +178,15 @@ class Prefixes:
 
     # Questions
 
-    def compute(self, prompts: Mapping[PromptKey, Prompt]) -> list[Question]:
-        """The questions of these prompts, in order; those that are not known are computed."""
-        fresh = [key for key in prompts if key not in self.questions]
-        for keys in _batches(prompts, fresh):
-            self._compute({key: prompts[key] for key in keys})
-        for key in prompts:
+    def compute(self, examples: Mapping[PromptKey, Example]) -> list[Question]:
+        """The questions of these examples, in order; those that are not known are computed."""
+        fresh = {key: example for key, example in examples.items() if key not in self.questions}
+        for prompts in _batches(self.prompts, fresh, self.prefill_tokens):
+            self._compute(prompts)
+        for key in examples:
             self.questions[key].call = self.call
             self.questions.move_to_end(key)
-        return [self.questions[key] for key in prompts]
+        return [self.questions[key] for key in examples]
 
     def _compute(self, prompts: Mapping[PromptKey, Prompt]) -> None:
         """One forward over questions that may lie side by side."""
@@ -203,42 +221,53 @@ class Prefixes:
             best.call = self.call
         return Text(key, ids, best, shared)
 
-    def extend(self, texts: Sequence[Text]) -> tuple[torch.Tensor, list[Piece]]:
-        """Compute the new tokens of texts, alike in having a base or none: hidden states [B, Q, W], and the pieces."""
-        order = _grouped(texts)
-        rows = [texts[i] for i in order]
-        questions = list(dict.fromkeys(row.key for row in rows))
-        levels = [self.question_level(questions, [questions.index(row.key) for row in rows])]
-        if rows[0].base is not None:
+    def extend(self, texts: Sequence[Text], tokens: int) -> Iterator[Extended]:
+        """Compute what is new of texts, in forwards of at most so many padded tokens; a text with nothing new has none.
+
+        New tokens that texts have in common are computed once.
+        """
+        fresh = [i for i, text in enumerate(texts) if text.new]
+        rows = pack(
+            [texts[i].ids[texts[i].shared :] for i in fresh],
+            [(texts[i].key, texts[i].base, texts[i].shared) for i in fresh],
+        )
+        # Rows with a base and rows without attend to different levels.
+        for based in (False, True):
+            for some in batches([row for row in rows if (_root(row)[1] is not None) == based], tokens):
+                yield self._extend(some, texts, fresh)
+
+    def _extend(self, rows: list[PackedRow], texts: Sequence[Text], fresh: Sequence[int]) -> Extended:
+        rows = _grouped(rows)
+        keys = list(dict.fromkeys(_root(row)[0] for row in rows))
+        levels = [self.question_level(keys, [keys.index(_root(row)[0]) for row in rows])]
+        if _root(rows[0])[1] is not None:
             levels.append(self._base_level(rows))
-        part = Extension(levels)
         device = self.vlm.device
-        last = self.vlm.tokenizer.pad_token_id or 0
-        ids = pad_right([torch.tensor(row.ids[row.shared :]) for row in rows], last).to(device, non_blocking=True)
-        offsets = torch.tensor([self.questions[row.key].offset for row in rows], device=device)
-        begin = part.shared.before + offsets
-        positions = begin[:, None] + torch.arange(ids.shape[1], device=device)
+        ids, depths, visible = padded(rows, device)
+        offsets = torch.tensor([self.questions[_root(row)[0]].offset for row in rows], device=device)
+        part = Extension(levels, depths, visible)
+        positions = (part.shared.before + offsets)[:, None] + depths
         output = self.vlm.model.model(
             input_ids=ids, position_ids=positions, use_cache=False, shared_prefix=SharedPrefix([part])
         )
-        self.computed_tokens += sum(row.new for row in rows)
+        self.computed_tokens += sum(len(row) for row in rows)
         slab = self.own(Slab(part.layers))
-        places = {number: place for place, number in enumerate(order)}
-        hidden = output.last_hidden_state
-        if order != list(range(len(order))):
-            hidden = hidden[[places[i] for i in range(len(texts))]]
-        pieces = [Piece(text.ids, slab, places[i], text.base, text.shared, self.call) for i, text in enumerate(texts)]
-        return hidden, pieces
+        found = []
+        for place, row in enumerate(rows):
+            for number, path in row.paths:
+                text = texts[fresh[number]]
+                piece = Piece(text.ids, slab, place, path, text.base, text.shared, self.call)
+                found.append((fresh[number], place, path, piece))
+        return Extended(output.last_hidden_state, found)
 
     def texts(self, wanted: Sequence[tuple[PromptKey, Ids]]) -> list[Piece]:
         """Pieces that begin with these texts, in order; what is not known is computed, and kept."""
         found = [self.find(key, ids) for key, ids in wanted]
         pieces = [text.base for text in found]
-        for numbers in forwards(found, PREFILL_TOKENS):
-            _, computed = self.extend([found[i] for i in numbers])
-            for i, piece in zip(numbers, computed, strict=True):
-                self.keep(found[i].key, piece)
-                pieces[i] = piece
+        for extended in self.extend(found, self.prefill_tokens):
+            for number, _, _, piece in extended.texts:
+                self.keep(found[number].key, piece)
+                pieces[number] = piece
         return [piece for piece in pieces if piece is not None]
 
     def keep(self, key: PromptKey, piece: Piece) -> None:
@@ -251,31 +280,43 @@ class Prefixes:
         self, keys: Sequence[PromptKey], owner: Sequence[int], seen: Sequence[int] | None = None
     ) -> Level:
         """The level of these questions for rows that hang on them; a row sees all of its question unless told."""
-        device = self.vlm.device
         pieces = [self.questions[key].piece for key in keys]
         visible = [len(pieces[number].ids) for number in owner] if seen is None else seen
         slab = self.gather(pieces, [len(piece.ids) for piece in pieces])
-        owners = torch.tensor(owner, device=device)
-        return Level(slab.layers, owners, torch.tensor(visible, device=device), torch.zeros_like(owners))
+        return self._level(slab, owner, visible, [0] * len(owner))
 
     def text_level(
         self, pieces: Sequence[Piece], owner: Sequence[int], seen: Sequence[int], start: Sequence[int]
     ) -> Level:
         """The level of these texts; row b sees the first `seen[b]` tokens, after a question of `start[b]`."""
-        device = self.vlm.device
-        most = [0] * len(pieces)
-        for count, number in zip(seen, owner, strict=True):
-            most[number] = max(most[number], count)
-        slab = self.gather(pieces, most)
-        return Level(slab.layers, *(torch.tensor(list(numbers), device=device) for numbers in (owner, seen, start)))
+        return self._level(self.gather(pieces, _most(seen, owner, len(pieces))), owner, seen, start)
 
-    def _base_level(self, rows: Sequence[Text]) -> Level:
-        bases = [row.base for row in rows if row.base is not None]
-        distinct = list(dict.fromkeys(bases))
-        lengths = [len(self.questions[row.key]) for row in rows]
-        return self.text_level(
-            distinct, [distinct.index(base) for base in bases], [row.shared for row in rows], lengths
-        )
+    def joined_level(
+        self, keys: Sequence[PromptKey], pieces: Sequence[Piece], owner: Sequence[int], seen: Sequence[int]
+    ) -> Level:
+        """One level of texts with their questions before them, copied: where that is little, one pass saves time.
+
+        Row b sees the whole question and the first `seen[b]` tokens of its text.
+        """
+        counts = _most(seen, owner, len(pieces))
+        questions = [self.questions[key].piece for key in keys]
+        layers = []
+        for layer in range(len(pieces[0].slab.layers)):
+            both = zip(questions, pieces, counts, strict=True)
+            parts = [[*q.parts(layer, len(q.ids)), *text.parts(layer, count)] for q, text, count in both]
+            layers.append(_side_by_side(parts))
+        visible = [len(questions[number].ids) + count for number, count in zip(owner, seen, strict=True)]
+        return self._level(self.own(Slab(layers)), owner, visible, [0] * len(owner))
+
+    def _level(self, slab: Slab, *numbers: Sequence[int]) -> Level:
+        return Level(slab.layers, *(torch.tensor(list(some), device=self.vlm.device) for some in numbers), slab)
+
+    def _base_level(self, rows: Sequence[PackedRow]) -> Level:
+        roots = [_root(row) for row in rows]
+        bases = list(dict.fromkeys(base for _, base, _ in roots if base is not None))
+        owner = [bases.index(base) for _, base, _ in roots if base is not None]
+        lengths = [len(self.questions[key]) for key, _, _ in roots]
+        return self.text_level(bases, owner, [shared for _, _, shared in roots], lengths)
 
     def own(self, slab: Slab) -> Slab:
         """Count a slab for as long as it lives."""
@@ -285,69 +326,67 @@ class Prefixes:
     def gather(self, pieces: Sequence[Piece], counts: Sequence[int]) -> Slab:
         """The first `counts` tokens of pieces side by side: a part of their slab if they lie so, else a copy."""
         slab, start = pieces[0].slab, pieces[0].place
-        if all(p.slab is slab and p.place == start + i and p.base is None for i, p in enumerate(pieces)):
+        if all(p.slab is slab and p.place == start + i and p.columns is p.base is None for i, p in enumerate(pieces)):
             return slab if len(pieces) == len(slab) else slab.part(start, len(pieces))
-        copied = self.own(Slab([self._side_by_side(pieces, counts, layer) for layer in range(len(slab.layers))]))
+        copied = self.own(Slab([_gathered(pieces, counts, layer) for layer in range(len(slab.layers))]))
         for place, (piece, count) in enumerate(zip(pieces, counts, strict=True)):
             if count == len(piece.ids):  # whole: the copy takes the place of what it was made of
-                piece.slab, piece.place, piece.base, piece.shared = copied, place, None, 0
+                piece.slab, piece.place, piece.columns, piece.base, piece.shared = copied, place, None, None, 0
         return copied
 
-    @staticmethod
-    def _side_by_side(pieces: Sequence[Piece], counts: Sequence[int], layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = pieces[0].slab.layers[layer]
-        # Zeros, not whatever memory holds: padding is masked by a sum, and a NaN would outlive it.
-        both = tuple(like.new_zeros(len(pieces), like.shape[1], max(counts), like.shape[3]) for like in (keys, values))
-        for place, (piece, count) in enumerate(zip(pieces, counts, strict=True)):
-            begin = 0
-            for part in piece.parts(layer, count):
-                end = begin + part[0].shape[1]
-                both[0][place, :, begin:end], both[1][place, :, begin:end] = part
-                begin = end
-        return both[0], both[1]
+
+def _most(seen: Sequence[int], owner: Sequence[int], count: int) -> list[int]:
+    """The most that any row sees of each of `count` texts."""
+    most = [0] * count
+    for tokens, number in zip(seen, owner, strict=True):
+        most[number] = max(most[number], tokens)
+    return most
 
 
-def forwards(texts: Sequence[Text], tokens: int) -> Iterator[list[int]]:
-    """Numbers of the texts that have new tokens, in groups to compute together: alike in length and in having a base.
+def _gathered(pieces: Sequence[Piece], counts: Sequence[int], layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return _side_by_side([piece.parts(layer, count) for piece, count in zip(pieces, counts, strict=True)])
 
-    A group has at most so many padded `tokens`, or one text.
-    """
-    longest: dict[PromptKey, int] = {}
-    for text in texts:
-        longest[text.key] = max(text.new, longest.get(text.key, 0))
-    waiting = [i for i, text in enumerate(texts) if text.new]
-    group: list[int] = []
-    # Texts of one question are about as long as each other, and side by side they ask it together.
-    for i in sorted(
-        waiting, key=lambda i: (texts[i].base is None, -longest[texts[i].key], texts[i].key, -texts[i].new)
-    ):
-        width = max(longest[texts[j].key] for j in [*group[:1], i])
-        full = group and (len(group) + 1) * width > tokens
-        if full or (group and (texts[i].base is None) != (texts[group[0]].base is None)):
+
+def _side_by_side(rows: Sequence[list[tuple[torch.Tensor, torch.Tensor]]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values [P, K, T, D] of rows that are made of parts [K, t, D]."""
+    longest = max(sum(keys.shape[1] for keys, _ in parts) for parts in rows)
+    # Zeros, not whatever memory holds: padding is masked by a sum, and a NaN would outlive it.
+    keys, values = (like.new_zeros(len(rows), like.shape[0], longest, like.shape[2]) for like in rows[0][0])
+    for place, parts in enumerate(rows):
+        begin = 0
+        for part in parts:
+            end = begin + part[0].shape[1]
+            keys[place, :, begin:end], values[place, :, begin:end] = part
+            begin = end
+    return keys, values
+
+
+def _root(row: PackedRow) -> tuple[PromptKey, Piece | None, int]:
+    """The question, the base and how much of it a row's texts go on from."""
+    return row.root  # type: ignore[return-value]
+
+
+def _grouped(rows: Sequence[PackedRow]) -> list[PackedRow]:
+    """Rows of one question side by side, and of those the rows of one base."""
+    questions = {key: i for i, key in enumerate(dict.fromkeys(_root(row)[0] for row in rows))}
+    bases = {base: i for i, base in enumerate(dict.fromkeys(_root(row)[1] for row in rows))}
+    return sorted(rows, key=lambda row: (questions[_root(row)[0]], bases[_root(row)[1]]))
+
+
+def _batches(
+    prompts: PromptCache, examples: Mapping[PromptKey, Example], tokens: int
+) -> Iterator[dict[PromptKey, Prompt]]:
+    """Plain questions side by side, at most so many padded `tokens` or one question; any other by itself."""
+    group: dict[PromptKey, Prompt] = {}
+    longest = 0
+    for key, example in examples.items():
+        prompt = prompts.encode(example)
+        longest = max(longest, len(prompt.ids))
+        alone = not all(is_plain(other) for other in (prompt, *group.values()))
+        if group and (alone or (len(group) + 1) * longest > tokens):
             yield group
-            group = []
-        group.append(i)
-    if group:
-        yield group
-
-
-def _grouped(texts: Sequence[Text]) -> list[int]:
-    """Numbers of texts, those of one question and of one base side by side."""
-    questions = {key: i for i, key in enumerate(dict.fromkeys(text.key for text in texts))}
-    bases = {base: i for i, base in enumerate(dict.fromkeys(text.base for text in texts))}
-    return sorted(range(len(texts)), key=lambda i: (questions[texts[i].key], bases[texts[i].base]))
-
-
-def _batches(prompts: Mapping[PromptKey, Prompt], keys: Sequence[PromptKey]) -> Iterator[list[PromptKey]]:
-    """Plain questions side by side, as many as `PREFILL_TOKENS` allows; any other by itself."""
-    group: list[PromptKey] = []
-    for key in keys:
-        longest = max(len(prompts[other].ids) for other in [*group, key])
-        alone = not is_plain(prompts[key]) or (group and not is_plain(prompts[group[0]]))
-        if group and (alone or (len(group) + 1) * longest > PREFILL_TOKENS):
-            yield group
-            group = []
-        group.append(key)
+            group, longest = {}, len(prompt.ids)
+        group[key] = prompt
     if group:
         yield group
 

@@ -6,6 +6,7 @@ read in two columns, good and bad, and their softmax is the score.
 Shapes: B rows, T tokens, K tags, W hidden width.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -16,16 +17,18 @@ from torch.nn import functional
 from chainofstep.chain import BAD, GOOD, STEP_TAG, Chain, render
 from chainofstep.models.batch import assistant_ids
 from chainofstep.models.copied import hidden_states
-from chainofstep.models.encode import Prompt, encode_prompt, picture_key
-from chainofstep.models.memory import planned_positions
+from chainofstep.models.encode import Prompt, PromptKey, encode_prompt, picture_key, prompt_key
+from chainofstep.models.memory import first_line, out_of_memory, planned_positions
 from chainofstep.models.prefix_attention import NAME, sampling_mode
-from chainofstep.models.prefixes import Piece, Prefixes, PromptKey, Text, forwards
+from chainofstep.models.prefixes import Extended, Piece, Prefixes, Text
 from chainofstep.models.shareable import warn_if_copied
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example, Scored, ScoreFailure, StepScores
 
 QUESTIONS = 64  # questions whose keys and values are computed before their chains are scored
 Key = tuple[str, tuple[str, ...], Chain]  # question, pictures, chain
+Items = Mapping[Key, tuple[Example, Chain]]
+log = logging.getLogger(__name__)
 
 
 def prm_loss(tag_logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
@@ -119,29 +122,34 @@ class PRM:
         with sampling_mode(self.vlm.model, NAME if self.share else None):
             for window in _windows(distinct):
                 self.prefixes.begin()
-                encoded = self._encode({key: distinct[key] for key in window}, results)
-                for key, scores in self._scored(encoded):
+                self._score_window({key: distinct[key] for key in window}, results, len(distinct))
+                self.prefixes.end(self.room)
+        return [results[key] for key in keys]
+
+    def _score_window(self, items: Items, results: dict[Key, Scored], total: int) -> None:
+        """Score what can be scored; where memory runs out, go on with half as many tokens in a forward."""
+        encoded = self._encode(items, results)
+        while waiting := {key: row for key, row in encoded.items() if key not in results}:
+            try:
+                for key, scores in self._scored(waiting, items, results):
                     steps = len(key[2].steps)
                     results[key] = StepScores(tuple(scores[:steps]), None if key[2].answer is None else scores[steps])
                     self.scored_chains += 1
                     if self.progress is not None:
-                        self.progress(len(results), len(distinct))
-                self.prefixes.end(self.room)
-        return [results[key] for key in keys]
+                        self.progress(len(results), total)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or self.token_budget == 1:
+                    raise
+                self.token_budget //= 2
+                log.warning("out of memory: the PRM's token_budget is now %d", self.token_budget)
+                self.prefixes.retreat()
 
-    def _encode(
-        self, distinct: dict[Key, tuple[Example, Chain]], results: dict[Key, Scored]
-    ) -> dict[Key, EncodedChain]:
+    def _encode(self, items: Items, results: dict[Key, Scored]) -> dict[Key, EncodedChain]:
         """Each chain encoded; what cannot be encoded, or has nothing to score, gets its result here."""
         encoded: dict[Key, EncodedChain] = {}
-        prompts: dict[PromptKey, Prompt | ValueError] = {}
-        for key, (example, chain) in distinct.items():
+        for key, (example, chain) in items.items():
             try:
-                if key[:2] not in prompts:
-                    prompts[key[:2]] = _prompt_or_error(self.vlm, example)
-                prompt = prompts[key[:2]]
-                if isinstance(prompt, ValueError):
-                    raise prompt
+                prompt = Prompt(self.prefixes.prompts.prompt_ids(example), {})
                 row = encode_chain_for_prm(self.vlm, example, chain, prompt)
             except ValueError as error:
                 results[key] = ScoreFailure(str(error))
@@ -152,47 +160,66 @@ class PRM:
                 results[key] = StepScores(())
         return encoded
 
-    def _scored(self, encoded: Mapping[Key, EncodedChain]) -> Iterator[tuple[Key, list[float]]]:
-        """Each chain with the scores of its tags, as they are found."""
+    def _scored(
+        self, encoded: Mapping[Key, EncodedChain], items: Items, results: dict[Key, Scored]
+    ) -> Iterator[tuple[Key, list[float]]]:
+        """Each chain with the scores of its tags, as they are found; chains of a question that the model refuses fail."""
         if not self.share:
-            yield from ((key, self._plainly(key, row)) for key, row in encoded.items())
+            yield from ((key, self._plainly(items[key][0], row)) for key, row in encoded.items())
             return
-        keys, before = list(encoded), self.prefixes.computed_tokens
-        self.prefixes.compute({key[:2]: row.prompt for key, row in encoded.items()})
-        texts = [self.prefixes.find(key[:2], row.text) for key, row in encoded.items()]
-        for numbers in forwards(texts, self.token_budget):
-            group = [(keys[i], encoded[keys[i]], texts[i]) for i in numbers]
-            yield from zip([key for key, _, _ in group], self._extended(group), strict=True)
+        before = self.prefixes.computed_tokens
+        refused = self._compute({key[:2]: items[key][0] for key in encoded})
+        results |= {key: ScoreFailure(refused[key[:2]]) for key in encoded if key[:2] in refused}
+        keys = [key for key in encoded if key[:2] not in refused]
+        texts = [self.prefixes.find(key[:2], encoded[key].text) for key in keys]
+        for extended in self.prefixes.extend(texts, self.token_budget):
+            yield from self._read(extended, keys, encoded, texts)
         for key, text in zip(keys, texts, strict=True):
             if not text.new:
                 yield key, [self._known(text)[tag] for tag in encoded[key].places]
         self.forward_tokens += self.prefixes.computed_tokens - before
+
+    def _compute(self, examples: Mapping[PromptKey, Example]) -> dict[PromptKey, str]:
+        """Compute the questions; why some cannot be, one by one where together they fail."""
+        try:
+            self.prefixes.compute(examples)
+            return {}
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            if out_of_memory(error):
+                raise
+            if len(examples) == 1:
+                return dict.fromkeys(examples, f"the PRM cannot compute its question ({first_line(error)})")
+        return {k: reason for key in examples for k, reason in self._compute({key: examples[key]}).items()}
 
     def _known(self, text: Text) -> dict[int, float]:
         """Scores of the tags in the part of a text that was known before, by their places in it."""
         scores = {} if text.base is None else self.known.get(text.base, {})
         return {place: score for place, score in scores.items() if place < text.shared}
 
-    def _extended(self, group: Sequence[tuple[Key, EncodedChain, Text]]) -> list[list[float]]:
-        """Scores of each chain's tags, from one forward over its new tokens; kept where the chain is unfinished."""
-        hidden, pieces = self.prefixes.extend([text for _, _, text in group])
-        fresh = [[place for place in row.places if place >= text.shared] for _, row, text in group]
-        where = [(i, place - group[i][2].shared) for i, places in enumerate(fresh) for place in places]
-        rows, columns = torch.tensor(where, device=hidden.device).reshape(-1, 2).unbind(1)
-        good = iter(self._good(hidden[rows, columns]).tolist())
+    def _read(
+        self, extended: Extended, keys: Sequence[Key], encoded: Mapping[Key, EncodedChain], texts: Sequence[Text]
+    ) -> Iterator[tuple[Key, list[float]]]:
+        """Each chain of one forward with the scores of its tags, which are kept where the chain is unfinished."""
+        fresh, where = [], []
+        for number, row, path, _ in extended.texts:
+            shared = texts[number].shared
+            fresh.append([place for place in encoded[keys[number]].places if place >= shared])
+            where += [(row, path[place - shared]) for place in fresh[-1]]
+        rows, columns = torch.tensor(where, device=extended.hidden.device).reshape(-1, 2).unbind(1)
+        good = iter(self._good(extended.hidden[rows, columns]).tolist())
         self.scored_steps += len(where)
-        results = []
-        for (key, row, text), places, piece in zip(group, fresh, pieces, strict=True):
+        for (number, _, _, piece), places in zip(extended.texts, fresh, strict=True):
+            key, text = keys[number], texts[number]
             scores = self._known(text) | {place: next(good) for place in places}
             if key[2].answer is None:
                 self.prefixes.keep(text.key, piece)
                 self.known[piece] = scores
-            results.append([scores[place] for place in row.places])
-        return results
+            yield key, [scores[place] for place in encoded[key].places]
 
-    def _plainly(self, key: Key, row: EncodedChain) -> list[float]:
+    def _plainly(self, example: Example, row: EncodedChain) -> list[float]:
         """Scores from one stock forward over question and chain."""
-        hidden = hidden_states(self.vlm, self.prefixes.features, key[:2], row.prompt, row.text)
+        prompt = self.prefixes.prompts.encode(example)
+        hidden = hidden_states(self.vlm, self.prefixes.features, prompt_key(example), prompt, row.text)
         self.scored_steps += len(row.tags)
         self.forward_tokens += len(row.ids)
         return list(self._good(hidden[list(row.tags)]).tolist())
@@ -202,13 +229,6 @@ class PRM:
         head = self.vlm.model.get_output_embeddings()
         bias = None if head.bias is None else head.bias[self.columns].float()
         return functional.linear(hidden.float(), head.weight[self.columns].float(), bias).softmax(-1)[:, 0]
-
-
-def _prompt_or_error(vlm: VLM, example: Example) -> Prompt | ValueError:
-    try:
-        return encode_prompt(vlm, example)
-    except ValueError as error:
-        return error
 
 
 def _windows(keys: Iterable[Key]) -> Iterator[list[Key]]:

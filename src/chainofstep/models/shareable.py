@@ -64,7 +64,8 @@ def _shared(model: Any, ids: torch.Tensor) -> tuple[Extension, torch.Tensor]:
     model.model(input_ids=ids[:, :before], past_key_values=cache, use_cache=True)
     zero = torch.zeros(1, dtype=torch.long, device=ids.device)
     layers = [(layer.keys, layer.values) for layer in cache.layers]
-    part = Extension([Level(layers, zero, zero + before, zero)])
+    visible = torch.ones(1, NEW, NEW, dtype=torch.bool, device=ids.device).tril()
+    part = Extension([Level(layers, zero, zero + before, zero)], torch.arange(NEW, device=ids.device)[None], visible)
     positions = torch.arange(before, PROBE, device=ids.device)[None]
     shared = SharedPrefix([part])
     output = model.model(input_ids=ids[:, before:], position_ids=positions, use_cache=False, shared_prefix=shared)

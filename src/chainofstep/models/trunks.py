@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from chainofstep.models.encode import Prompt, encode_prompt, encode_text, picture_key
-from chainofstep.models.prefixes import Ids, PromptKey, common
+from chainofstep.models.batch import PromptCache
+from chainofstep.models.encode import PromptKey, encode_text, prompt_key
+from chainofstep.models.packing import Ids, common
 from chainofstep.models.sampling import ControlTokens, Settings, control_tokens
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example, Request
+
+PADDING = 2  # slots for a row; an empty one costs less than a cohort of its own, whose every operation is apart
 
 
 @dataclass(frozen=True)
@@ -50,30 +53,27 @@ class Trunk:
 
 @dataclass
 class Plan:
-    """All trunks of a call, its encoded prompts, its tokenizer's control tokens, and why requests cannot be met."""
+    """All trunks of a call, its prompts by key, its tokenizer's control tokens, and why requests cannot be met."""
 
     trunks: list[Trunk]
-    prompts: dict[PromptKey, Prompt]
+    prompts: dict[PromptKey, Ids]
+    examples: dict[PromptKey, Example]
     control: ControlTokens
     failures: dict[int, str] = field(default_factory=dict)
 
 
-def prompt_key(example: Example) -> PromptKey:
-    return example.question, picture_key(example)
-
-
-def plan(vlm: VLM, requests: Sequence[Request]) -> Plan:
+def plan(vlm: VLM, requests: Sequence[Request], prompts: PromptCache) -> Plan:
     """Check and encode all requests; one that cannot be met is in `failures` and has no rows."""
-    planned = Plan([], {}, control_tokens(vlm))
+    planned = Plan([], {}, {}, control_tokens(vlm))
     rows: dict[tuple[PromptKey, Settings], dict[Ids, list[Row]]] = {}
     for number, request in enumerate(requests):
         try:
-            key, settings, ids = _encoded(vlm, request, planned)
+            key, settings, ids = _encoded(vlm, request, planned, prompts)
         except ValueError as error:
             planned.failures[number] = str(error)
             continue
-        asked = len(planned.prompts[key].ids) - (not ids)
-        last = ids[-1] if ids else int(planned.prompts[key].ids[-1])
+        asked = len(planned.prompts[key]) - (not ids)
+        last = ids[-1] if ids else planned.prompts[key][-1]
         sample = Row(number, 0, request.seed, last, asked, max(0, len(ids) - 1), request.max_tokens)
         wanted = (replace(sample, index=request.first + i) for i in range(request.n))
         rows.setdefault((key, settings), {}).setdefault(ids[:-1], []).extend(wanted)
@@ -87,16 +87,17 @@ def plan(vlm: VLM, requests: Sequence[Request]) -> Plan:
     return planned
 
 
-def _encoded(vlm: VLM, request: Request, planned: Plan) -> tuple[PromptKey, Settings, Ids]:
+def _encoded(vlm: VLM, request: Request, planned: Plan, prompts: PromptCache) -> tuple[PromptKey, Settings, Ids]:
     """The question's key, how tokens are chosen, and the ids of the text after the question."""
     _check_numbers(request)
     settings = Settings(request.temperature, request.top_p, request.top_k, request.stop)
     planned.control.endings(request.stop)
     key = prompt_key(request.example)
     if key not in planned.prompts:
-        planned.prompts[key] = encode_prompt(vlm, request.example)
-    prompt, ids = planned.prompts[key].ids, _prefix_ids(vlm, request.prefix, planned.control)
-    if not len(prompt) or int(prompt[-1]) == vlm.model.config.image_token_id:
+        planned.prompts[key] = tuple(prompts.prompt_ids(request.example).tolist())
+        planned.examples[key] = request.example
+    prompt, ids = planned.prompts[key], _prefix_ids(vlm, request.prefix, planned.control)
+    if not prompt or prompt[-1] == vlm.model.config.image_token_id:
         raise ValueError("the prompt ends with a picture; use a chat template that opens the assistant's turn")
     limit = vlm.model.config.get_text_config().max_position_embeddings
     length = len(prompt) + len(ids)
@@ -162,19 +163,19 @@ def next_cohort(pending: list[Trunk], lengths: dict[PromptKey, int], free: int, 
     `lengths` holds the lengths of questions; those of a cohort are padded to the longest, its first.
     """
     taken: list[Trunk] = []
-    questions: set[PromptKey] = set()
+    rows: Counter[PromptKey] = Counter()
     longest = 0
     for trunk in pending:
         longest = max(longest, lengths[trunk.key])
-        free -= trunk.cost + (0 if trunk.key in questions else longest)
+        free -= trunk.cost + (0 if trunk.key in rows else longest)
         most_rows -= len(trunk.rows)
-        alike = not taken or (
-            (trunk.settings, bool(trunk.ids)) == (taken[0].settings, bool(taken[0].ids))
-            and 2 * len(trunk.rows) >= len(taken[0].rows)
-        )
-        if free < 0 or most_rows < 0 or not alike:
+        rows[trunk.key] += len(trunk.rows)
+        alike = not taken or (trunk.settings, bool(trunk.ids)) == (taken[0].settings, bool(taken[0].ids))
+        # The slots of a question's rows, and of a trunk's, are padded to the most that one has.
+        widest = max(len(trunk.rows), *(len(other.rows) for other in taken)) if taken else 0
+        padded = max(max(rows.values()) * len(rows), widest * (len(taken) + 1))
+        if free < 0 or most_rows < 0 or not alike or padded > PADDING * rows.total():
             break
         taken.append(trunk)
-        questions.add(trunk.key)
     del pending[: len(taken)]
     return taken
