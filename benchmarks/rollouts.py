@@ -32,7 +32,7 @@ class Case:
     prompt: int  # tokens, the picture's included
 
 
-LONG = Case(DECODER_13M, questions=2, samples=16, tokens=64, prompt=1000)
+LONG = Case(DECODER_13M, questions=4, samples=16, tokens=64, prompt=1000)
 
 
 def measure(bench: Bench, case: Case = LONG) -> list[Row]:

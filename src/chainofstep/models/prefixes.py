@@ -308,8 +308,9 @@ class Prefixes:
         visible = [len(questions[number].ids) + count for number, count in zip(owner, seen, strict=True)]
         return self._level(self.own(Slab(layers)), owner, visible, [0] * len(owner))
 
-    def _level(self, slab: Slab, *numbers: Sequence[int]) -> Level:
-        return Level(slab.layers, *(torch.tensor(list(some), device=self.vlm.device) for some in numbers), slab)
+    def _level(self, slab: Slab, owner: Sequence[int], seen: Sequence[int], start: Sequence[int]) -> Level:
+        owners, visible, first = (torch.tensor(list(some), device=self.vlm.device) for some in (owner, seen, start))
+        return Level(slab.layers, owners, visible, first, slab)
 
     def _base_level(self, rows: Sequence[PackedRow]) -> Level:
         roots = [_root(row) for row in rows]

@@ -163,7 +163,7 @@ class PRM:
     def _scored(
         self, encoded: Mapping[Key, EncodedChain], items: Items, results: dict[Key, Scored]
     ) -> Iterator[tuple[Key, list[float]]]:
-        """Each chain with the scores of its tags, as they are found; chains of a question that the model refuses fail."""
+        """Each chain with the scores of its tags, as found; those of a question that the model refuses fail."""
         if not self.share:
             yield from ((key, self._plainly(items[key][0], row)) for key, row in encoded.items())
             return
