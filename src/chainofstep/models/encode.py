@@ -3,8 +3,8 @@
 Training, sampling and scoring all encode here, so the tokens trained on are the tokens sampled.
 """
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,7 +64,7 @@ def encode_text(vlm: VLM, text: str) -> list[int]:
 
 def picture_key(example: Example) -> tuple[str, ...]:
     """What identifies an example's pictures in a feature cache."""
-    return tuple(str(Path(path).resolve()) for path in example.images)
+    return tuple(os.path.abspath(path) for path in example.images)
 
 
 def prompt_key(example: Example) -> PromptKey:

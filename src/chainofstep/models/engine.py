@@ -19,17 +19,16 @@ from chainofstep.models.cohort import Cohort, Sampled
 from chainofstep.models.copied import CopiedKV
 from chainofstep.models.encode import PromptKey
 from chainofstep.models.memory import first_line, out_of_memory, planned_positions
-from chainofstep.models.prefix_attention import NAME, SharedKV, SharedPrefix, sampling_mode
-from chainofstep.models.prefixes import Prefixes
+from chainofstep.models.prefix_attention import NAME, Level, SharedKV, SharedPrefix, sampling_mode
+from chainofstep.models.prefixes import Piece, Prefixes
 from chainofstep.models.sampling import ControlTokens, Settings
 from chainofstep.models.shareable import warn_if_copied
-from chainofstep.models.trunks import Plan, Row, Trunk, next_cohort, pieces, plan
+from chainofstep.models.trunks import Plan, Row, Trunk, is_small, next_cohort, pieces, plan
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Request, Rollout, SamplingErrors
 
 POLL = 4  # decode steps between two looks at which rows have ended; each look waits for the device
 REFILL = 4  # trunks are admitted when one part in so many of the budget is free
-COPIED = 8  # a question is copied to its texts where that adds one part in so many to what their rows may hold
 LOGITS = 2**27  # float32 logits of one decode step that are held at once
 log = logging.getLogger(__name__)
 
@@ -271,16 +270,27 @@ class _Call:
         rows = [(trunk, row) for trunk in trunks for row in trunk.rows]
         owners = [number[trunk.key] for trunk, _ in rows]
         texts = self.prefixes.texts([(trunk.key, trunk.ids) for trunk in trunks]) if trunks[0].ids else []
-        seen, asked = [row.seen for _, row in rows], [row.asked for _, row in rows]
-        hangs_on = [i for i, trunk in enumerate(trunks) for _ in trunk.rows]
-        longest = max(len(question) for question in questions)
-        if texts and COPIED * len(trunks) * longest <= sum(row.cost for _, row in rows):
-            levels = [self.prefixes.joined_level([trunk.key for trunk in trunks], texts, hangs_on, seen)]
+        asked = [row.asked for _, row in rows]
+        if texts:
+            levels = self._text_levels(trunks, texts, keys, owners)
         else:
             levels = [self.prefixes.question_level(keys, owners, asked)]
-            levels += [self.prefixes.text_level(texts, hangs_on, seen, asked)] if texts else []
         most = max(row.max_tokens for _, row in rows)
         return SharedKV(levels, most), [questions[owner].offset for owner in owners]
+
+    def _text_levels(
+        self, trunks: list[Trunk], texts: list[Piece], keys: list[PromptKey], owners: list[int]
+    ) -> list[Level]:
+        """Questions and texts; rows that go on from one place of a trunk have a copy of its beginning (it is short)."""
+        places = [(number, row.seen) for number, trunk in enumerate(trunks) for row in trunk.rows]
+        numbers = {place: i for i, place in enumerate(dict.fromkeys(places))}
+        begun = [texts[number] for number, _ in numbers]
+        hangs_on, seen = [numbers[place] for place in places], [count for _, count in places]
+        if is_small(trunks, self.lengths):
+            return [self.prefixes.joined_level([trunks[number].key for number, _ in numbers], begun, hangs_on, seen)]
+        asked = [row.asked for trunk in trunks for row in trunk.rows]
+        text_level = self.prefixes.text_level(begun, hangs_on, seen, asked)
+        return [self.prefixes.question_level(keys, owners, asked), text_level]
 
     def _copied(self, trunk: Trunk) -> tuple[CopiedKV, list[int]]:
         prompt, rows = self.prefixes.prompts.encode(self.plan.examples[trunk.key]), len(trunk.rows)

@@ -25,16 +25,17 @@ UNKNOWN = ("softcap", "s_aux", "position_bias")  # what a decoder may ask of its
 
 #: Keys and values of each layer, as the model's cache holds them: [P, K, T, D] each.
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
-#: A softmax over some of the keys, not yet divided: peak [..., 1], total [..., 1], weighted values [..., D].
-Partial = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+#: Attention to some of the keys: the logarithm of the softmax's denominator [..., 1], and the output [..., D].
+Partial = tuple[torch.Tensor, torch.Tensor]
 
 
 def partial_softmax(scores: torch.Tensor, values: torch.Tensor) -> Partial:
-    """Softmax of `scores` [..., Q, T] over `values` [..., T, D], kept as peak, total and undivided output."""
+    """Attention of `scores` [..., Q, T] to `values` [..., T, D], in float32."""
     scores = scores.float()
     peak = scores.amax(-1, keepdim=True)
     weights = (scores - peak).exp_()
-    return peak, weights.sum(-1, keepdim=True), (weights.to(values.dtype) @ values).float()
+    total = weights.sum(-1, keepdim=True)
+    return total.log() + peak, (weights.to(values.dtype) @ values).float() / total
 
 
 def partial_attention(
@@ -42,14 +43,12 @@ def partial_attention(
 ) -> Partial:
     """What scaled queries [N, K, M, D] find in keys and values [N, K, T, D], `bias` [N, 1, M, T] added to the scores.
 
-    On a CPU by torch's flash kernel, which passes over the scores once and is half as slow again without it; its
-    logarithm of the total stands for peak and total. Elsewhere by two products.
+    On a CPU by torch's flash kernel, which passes over the scores once; elsewhere by two products.
     """
     if query.device.type == "cpu":
         mask = None if bias is None else bias.to(query.dtype)
         output, logarithm = _flash(query, keys, values, 0.0, False, attn_mask=mask, scale=1.0)
-        peak = logarithm[..., None].float()
-        return peak, torch.ones_like(peak), output.float()
+        return logarithm[..., None].float(), output.float()
     scores = query @ keys.transpose(-1, -2)
     return partial_softmax(scores if bias is None else scores + bias, values)
 
@@ -58,15 +57,12 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def merge(parts: Sequence[Partial]) -> torch.Tensor:
-    """The softmax over the keys of all parts together, [..., D]."""
-    peak = parts[0][0]
-    for part in parts[1:]:
-        peak = torch.maximum(peak, part[0])
-    weights = [(part[0] - peak).exp_() for part in parts]
-    total, output = parts[0][1] * weights[0], parts[0][2] * weights[0]
-    for part, weight in zip(parts[1:], weights[1:], strict=True):
-        total, output = total + part[1] * weight, output + part[2] * weight
-    return output / total
+    """Attention to the keys of all parts together, [..., D]."""
+    total, output = parts[0]
+    for logarithm, more in parts[1:]:
+        output = torch.lerp(output, more, torch.sigmoid(logarithm - total))
+        total = torch.logaddexp(total, logarithm) if len(parts) > 2 else total
+    return output
 
 
 class Level:
@@ -100,24 +96,31 @@ class Level:
         starts = counts.cumsum(0) - counts
         numbers = torch.arange(rows, device=device)
         self.slot_of_row = self.owner * self.width + numbers - starts[self.owner]
-        self.row_in_slot = torch.zeros(self.prefixes * self.width, dtype=torch.long, device=device)
+        # An empty slot stands for the first row of its prefix (of one without rows, for any), and is never read.
+        self.row_in_slot = starts.clamp_max(rows - 1).repeat_interleave(self.width)
         self.row_in_slot[self.slot_of_row] = numbers
         self.full = rows == self.prefixes * self.width  # then slots are rows and nothing need be moved
-        self.unseen = self._bias(None, None) if int(self.seen.min()) < self.length else None
+        self.all_seen = int(self.seen.min()) >= self.length
 
-    def _bias(self, index: torch.Tensor | None, window: int | None) -> torch.Tensor:
-        """What is added to scores [P, K, G, R, Q, T]: nothing for visible tokens, `MASKED` for all others."""
-        shape = (self.prefixes, 1, self.width, 1, -1, 1)
+    def bias(self, index: torch.Tensor, repeat: int, window: int | None) -> torch.Tensor | None:
+        """What is added to scores [P, K, G * R * Q, T]: nothing for visible tokens, `MASKED` for all others.
+
+        Queries are the `index`-th [B, Q] tokens of their rows and see `window` tokens (None: all before them).
+        """
+        if self.all_seen and window is None:
+            return None
+        shape, new = (self.prefixes, self.width, 1, -1, 1), index.shape[1]
         columns = torch.arange(self.length, device=self.owner.device)
-        hidden = columns >= self.seen[self.row_in_slot].view(shape)
-        if index is not None and window is not None:
+        seen = self.seen[self.row_in_slot].view(shape)
+        alike = window is None and bool((seen == seen[:, :1]).all())
+        hidden = columns >= (seen[:, :1] if alike else seen)  # alike: one line for all rows of a prefix
+        if window is not None:
             first = index - window + 1 - self.start[:, None]  # the first column that a query still reaches
             hidden = hidden | (columns < first[self.row_in_slot].view(shape))
-        return torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, MASKED)
-
-    def bias(self, index: torch.Tensor, window: int | None) -> torch.Tensor | None:
-        """The bias for queries that are the `index`-th [B, Q] tokens of their rows, seen through `window` tokens."""
-        return self.unseen if window is None else self._bias(index, window)
+        bias = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, MASKED)
+        if bias.shape[1:4] == (1, 1, 1):
+            return bias.view(self.prefixes, 1, 1, -1).expand(-1, -1, self.width * repeat * new, -1)
+        return bias.expand(-1, -1, repeat, new, -1).reshape(self.prefixes, 1, -1, self.length)
 
     def partial(self, layer: int, query: torch.Tensor, bias: torch.Tensor | None) -> Partial:
         """What scaled queries [B, K, R, Q, D] find in their prefixes."""
@@ -125,11 +128,8 @@ class Level:
         (_, kv_heads, repeat, new, size), prefixes = query.shape, self.prefixes
         slots = query if self.full else query[self.row_in_slot]
         slots = slots.reshape(prefixes, self.width, kv_heads, repeat * new, size).transpose(1, 2)
-        if bias is not None:
-            bias = bias.expand(-1, -1, -1, repeat, new, -1).reshape(prefixes, 1, -1, self.length)
         parts = partial_attention(slots.reshape(prefixes, kv_heads, -1, size), keys, values, bias)
-        peak, total, output = (self._to_rows(part, repeat, new) for part in parts)
-        return peak, total, output
+        return self._to_rows(parts[0], repeat, new), self._to_rows(parts[1], repeat, new)
 
     def _to_rows(self, part: torch.Tensor, repeat: int, new: int) -> torch.Tensor:
         """[P, K, G * R * Q, X] -> [B, K, R, Q, X]."""
@@ -176,7 +176,7 @@ class _Levels:
         """Of queries [B, K, R, Q, D], the `depths`-th [B or 1, Q] tokens after the levels."""
         if window not in self.biases:
             index = self.before[:, None] + depths
-            self.biases[window] = [level.bias(index, window) for level in self.levels]
+            self.biases[window] = [level.bias(index, query.shape[2], window) for level in self.levels]
         biases = self.biases[window]
         return [level.partial(layer, query, bias) for level, bias in zip(self.levels, biases, strict=True)]
 
@@ -234,8 +234,8 @@ class SharedKV:
         keys, values = self.append(layer, key, value)
         if window is not None:
             keys, values = keys[:, :, -window:], values[:, :, -window:]
-        peak, total, output = partial_softmax(query[..., 0, :] @ keys.transpose(-1, -2), values)
-        return peak[..., None, :], total[..., None, :], output[..., None, :]
+        logarithm, output = partial_softmax(query[..., 0, :] @ keys.transpose(-1, -2), values)
+        return logarithm[..., None, :], output[..., None, :]
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None
@@ -291,8 +291,7 @@ class Extension:
         _, kv_heads, repeat, new, size = query.shape
         heads = [tensor[:, :, None].expand(-1, -1, repeat, -1, -1).flatten(1, 2) for tensor in (key, value)]
         parts = partial_attention(query.reshape(len(query), -1, new, size), heads[0], heads[1], self._bias(window))
-        peak, total, output = (part.unflatten(1, (kv_heads, repeat)) for part in parts)
-        return peak, total, output
+        return parts[0].unflatten(1, (kv_heads, repeat)), parts[1].unflatten(1, (kv_heads, repeat))
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None

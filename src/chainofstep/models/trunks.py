@@ -5,7 +5,7 @@ computation of its own: its rows see only the beginning of that trunk. So all st
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from chainofstep.models.batch import PromptCache
@@ -15,7 +15,8 @@ from chainofstep.models.sampling import ControlTokens, Settings, control_tokens
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example, Request
 
-PADDING = 2  # slots for a row; an empty one costs less than a cohort of its own, whose every operation is apart
+PADDING = 4  # slots for a row at most; an empty one costs less than a cohort of its own
+SMALL = 8  # small is one part in so many
 
 
 @dataclass(frozen=True)
@@ -171,11 +172,22 @@ def next_cohort(pending: list[Trunk], lengths: dict[PromptKey, int], free: int, 
         most_rows -= len(trunk.rows)
         rows[trunk.key] += len(trunk.rows)
         alike = not taken or (trunk.settings, bool(trunk.ids)) == (taken[0].settings, bool(taken[0].ids))
-        # The slots of a question's rows, and of a trunk's, are padded to the most that one has.
-        widest = max(len(trunk.rows), *(len(other.rows) for other in taken)) if taken else 0
-        padded = max(max(rows.values()) * len(rows), widest * (len(taken) + 1))
-        if free < 0 or most_rows < 0 or not alike or padded > PADDING * rows.total():
+        if free < 0 or most_rows < 0 or not alike:
+            break
+        # The slots of a question's rows are padded to the most that one has, where questions are not copied.
+        if max(rows.values()) * len(rows) > PADDING * rows.total() and not is_small([*taken, trunk], lengths):
             break
         taken.append(trunk)
     del pending[: len(taken)]
     return taken
+
+
+def is_small(trunks: Sequence[Trunk], lengths: Mapping[PromptKey, int]) -> bool:
+    """Whether a copy of its question for every place that rows go on from is little beside what the rows may hold.
+
+    One level instead of two then saves time; it needs texts, for without them there is one level already.
+    """
+    longest = max(lengths[trunk.key] for trunk in trunks)
+    places = sum(len({row.seen for row in trunk.rows}) for trunk in trunks)
+    rows = sum(row.cost for trunk in trunks for row in trunk.rows)
+    return bool(trunks[0].ids) and SMALL * places * longest <= rows

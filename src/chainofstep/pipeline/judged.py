@@ -130,4 +130,10 @@ def label_quality(run: Run) -> dict[str, Any]:
         total, steps = total + len(truth), steps + len(chain.steps)
     low, high = wilson(right, total)
     agreement = {"agreement_with_checker": right / total, "agreement_low": low, "agreement_high": high}
-    return agreement | {"labelled_steps": steps, "rollouts_per_step": run.recipe.labels.rollouts}
+    spent = [row["spent"] for row in run.folder.log("labels/seen/scores").rows() if "spent" in row]
+    rollouts = {
+        "rollouts_per_step": run.recipe.labels.rollouts,
+        "rollouts_used": sum(chunk["rollouts"] for chunk in spent),
+        "rollouts_fixed": sum(chunk["fixed_rollouts"] for chunk in spent),  # at so many a step, each text once
+    }
+    return agreement | {"labelled_steps": steps} | rollouts

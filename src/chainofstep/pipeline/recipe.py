@@ -31,6 +31,7 @@ class Labels:
     rollouts: int = 16
     soft: bool = False
     hard_threshold: float = 0.0  # a hard label is 1 where more than this share comes right (0: Math-Shepherd's any)
+    adaptive: bool = False  # stop a step's rollouts once its label is settled, and search for the first wrong step
     unseen_chains: int = 64  # labelled chains of test questions, to compare the PRM with labels it was not trained on
 
 

@@ -143,7 +143,10 @@ def label_steps(run: Run) -> None:
     sft = run.model_folder("sft")
     run.sample("labels/seen", sft, seen, run.sampling("labels", n=sizes.chains))
     run.sample("labels/unseen", sft, unseen, run.sampling("labels/unseen", n=1))
-    scorer = Scorer("monte-carlo", sft, run.sampling("monte-carlo", n=sizes.rollouts))
+    # Rollouts that stop early need to know what label they are for; all of them serve any threshold afterwards.
+    threshold = sizes.hard_threshold if sizes.adaptive and not sizes.soft else None
+    sampling = run.sampling("monte-carlo", n=sizes.rollouts)
+    scorer = Scorer("monte-carlo", sft, sampling, threshold, sizes.adaptive)
     run.score("labels/seen", "labels/seen", seen, scorer)
     run.score("labels/unseen", "labels/unseen", unseen, scorer)
 

@@ -21,6 +21,7 @@ from chainofstep.models.prm import PRM
 from chainofstep.models.vlm import VLM, load_vlm
 from chainofstep.problems.tasks.checker import check_steps
 from chainofstep.records import Example, Rollout, StepScorer, to_row
+from chainofstep.scoring.adaptive import Adaptive
 from chainofstep.scoring.monte_carlo import MonteCarloScorer
 from chainofstep.scoring.oracle import OracleScorer
 from chainofstep.scoring.pairs import OutcomeScorer
@@ -39,6 +40,7 @@ class Scorer:
     model: str = ""
     sampling: SearchConfig = field(default_factory=SearchConfig)  # Monte-Carlo's; `n` continuations of each step
     hard_threshold: float | None = None
+    adaptive: bool = False
 
     def build(self) -> StepScorer:
         if self.kind == "checker":
@@ -56,6 +58,7 @@ class Scorer:
             sampling.max_tokens,
             self.hard_threshold,
             sampling.seed,
+            adaptive=Adaptive() if self.adaptive else None,
         )
 
 
