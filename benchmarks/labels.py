@@ -30,6 +30,8 @@ class Sizes:
     a_question: int = 2  # chains, as the recipe labels them
     continued: int = 16  # step prefixes that `generate` continues in a repeat, other ones in each
     rollouts: int = 16
+    many: int = 256  # rollouts of the estimate that labels are compared with
+    estimated: int = 40  # of the chains, so often continued
     max_tokens: int = 320
     top_p: float = 0.95
 
@@ -72,7 +74,17 @@ def compare(vlm: VLM, items: Sequence[Item], repeats: int, sizes: Sizes) -> list
         _speed(runs["engine"], runs["generate"], len(items), len(prefixes)),
         _rollouts(runs["adaptive"], runs["engine"]),
         _agreement(runs["adaptive"], runs["engine"], items),
+        _estimate(runs["adaptive"], runs["engine"], likely_labels(vlm, items[: sizes.estimated], sizes), sizes),
     ]
+
+
+def likely_labels(vlm: VLM, items: Sequence[Item], sizes: Sizes) -> list[bool]:
+    """For each step whether "any of 16 is right" is the likelier label, by the share of many more rollouts."""
+    scorer = MonteCarloScorer(
+        Engine(vlm), rollouts=sizes.many, top_p=sizes.top_p, max_tokens=sizes.max_tokens, seed=10**6
+    )
+    least = 1 - 0.5 ** (1 / sizes.rollouts)  # the share at which 16 rollouts hold a right one half of the time
+    return [share > least for scored in scorer.score(items) if isinstance(scored, StepScores) for share in scored.steps]
 
 
 def label(vlm: VLM, items: Sequence[Item], sizes: Sizes, seed: int, adaptive: Adaptive | None) -> Labels:
@@ -153,6 +165,28 @@ def _agreement(adaptive: Sequence[Timed[Labels]], fixed: Sequence[Timed[Labels]]
     remark = f"{len(truth)} steps, {100 * statistics.mean(truth):.1f}% of them right by the checker"
     goal, raw = Goal(-0.5, unit=" points"), {"ours": ours, "against": against}
     return Row("adaptive labels the checker agrees with, fixed rule", text, other_text, differences, goal, remark, raw)
+
+
+def _estimate(
+    adaptive: Sequence[Timed[Labels]], fixed: Sequence[Timed[Labels]], likely: Sequence[bool], sizes: Sizes
+) -> Row:
+    """Percent of the steps whose label is the one that many more rollouts foretell."""
+    ours, against = (
+        [100 * agreement(run.value.scores[: sizes.estimated], likely) for run in runs] for runs in (adaptive, fixed)
+    )
+    differences = [mine - other for mine, other in zip(ours, against, strict=True)]
+    text, other_text = (f"{statistics.median(shares):.1f}%" for shares in (ours, against))
+    remark = f"{len(likely)} steps; the label that 16 rollouts give more often, by the share of {sizes.many} others"
+    goal, raw = Goal(-0.5, unit=" points"), {"ours": ours, "against": against}
+    return Row(
+        f"adaptive labels as {sizes.many} rollouts foretell, fixed rule",
+        text,
+        other_text,
+        differences,
+        goal,
+        remark,
+        raw,
+    )
 
 
 def agreement(scores: Sequence[Scored], truth: Sequence[bool]) -> float:

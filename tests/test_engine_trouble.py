@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from chainofstep.chain import STEP_TAG, Chain, Step, render
-from chainofstep.models import batch
+from chainofstep.models import batch, memory
 from chainofstep.models import engine as engine_module
 from chainofstep.models.engine import Engine
 from chainofstep.models.memory import kv_bytes, planned_positions
@@ -191,8 +191,12 @@ def test_sixteen_samples_of_a_long_prefix_hold_an_eighth_of_copied_keys(vlm: VLM
     assert peaks[True] <= kv_bytes(vlm.model) * (1024 + 16 * 32)
 
 
-def test_a_cpu_plans_a_fixed_budget(vlm: VLM) -> None:
-    assert Engine(vlm).token_budget == planned_positions(vlm.model) == 2**18
+def test_a_cpu_plans_two_gibibytes_within_bounds(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Engine(vlm).token_budget == planned_positions(vlm.model) == 2**20
+    monkeypatch.setattr(memory, "kv_bytes", lambda model: 2**13)
+    assert planned_positions(vlm.model) == 2**18
+    monkeypatch.setattr(memory, "kv_bytes", lambda model: 2**20)
+    assert planned_positions(vlm.model) == 2**15
     # 2 layers, keys and values, 2 heads of 32, 4 bytes each
     assert kv_bytes(vlm.model) == 2 * 2 * 2 * vlm.model.config.text_config.head_dim * 4
 

@@ -31,6 +31,8 @@ class KV(Protocol):
 
     age: int
 
+    def positions(self, more: int) -> int: ...
+
     def advance(self) -> None: ...
 
     def keep(self, rows: torch.Tensor) -> None: ...
@@ -62,9 +64,10 @@ class Cohort:
         return len(self.rows)
 
     @property
-    def cost(self) -> int:
-        """Key-value positions that its rows may come to hold, without their prefixes."""
-        return sum(row.cost for row in self.rows)
+    def likely(self) -> int:
+        """Key-value positions to reserve for it beside what else may be admitted: what it holds, and room to grow."""
+        room = sum(min(row.max_tokens, self.kv.age + CHUNK) + 1 for row in self.rows)
+        return max(room, self.kv.positions(0))
 
     @property
     def remaining(self) -> int:
@@ -127,11 +130,12 @@ class Cohort:
         if self.logprobs is not None:
             self.logprobs = self.logprobs[rows]
 
-    def unfinished(self) -> list[Trunk]:
-        """Its trunks with the rows that have not been taken out, to be sampled again from their beginning."""
+    def give_back(self, start: int = 0) -> list[Trunk]:
+        """Drop its rows from `start` on; they are returned with their trunks, to be sampled from their beginning."""
         rows: dict[int, list[Row]] = {}
-        for number, row in zip(self.trunk_of, self.rows, strict=True):
+        for number, row in zip(self.trunk_of[start:], self.rows[start:], strict=True):
             rows.setdefault(number, []).append(row)
+        self._keep(list(range(start)))
         trunks = [self.trunks[number] for number in rows]
         return [
             Trunk(trunk.key, trunk.ids, trunk.settings, tuple(left))

@@ -32,9 +32,9 @@ class CopiedKV:
     def nbytes(self) -> int:
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cache.layers)
 
-    @property
-    def positions(self) -> int:
-        return self.rows * (self.length + self.age)
+    def positions(self, more: int) -> int:
+        """Key-value positions of its rows, their prefixes included, after so many more tokens."""
+        return self.rows * (self.length + self.age + more)
 
     def advance(self) -> None:
         self.age += 1

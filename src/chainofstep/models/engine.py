@@ -166,6 +166,7 @@ class _Call:
         """Admit what fits, sample a few tokens of every row in flight, and return the rows taken out."""
         try:
             self._admit()
+            self._make_room()
             for _ in range(min(POLL, max((cohort.remaining for cohort in self.cohorts), default=0))):
                 self._step()
         except (RuntimeError, MemoryError) as error:
@@ -182,8 +183,20 @@ class _Call:
 
     # Memory
 
-    def _in_use(self) -> int:
-        return self.prefixes.positions + sum(cohort.cost for cohort in self.cohorts)
+    def _reserved(self) -> int:
+        return self.prefixes.positions + sum(cohort.likely for cohort in self.cohorts)
+
+    def _make_room(self) -> None:
+        """Where rows grow beyond the budget, the newest wait: they are put back and begin again later."""
+        while self.prefixes.positions + sum(cohort.kv.positions(POLL) for cohort in self.cohorts) > self.budget:
+            if self.prefixes.shrink(0):
+                continue
+            newest = self.cohorts[-1]
+            if len(self.cohorts) == 1 and len(newest) == 1:
+                return
+            back = newest.give_back(0 if len(self.cohorts) > 1 else len(newest) // 2)
+            self.pending = [*back, *self.pending]
+            self.cohorts = [cohort for cohort in self.cohorts if len(cohort)]
 
     def _measure(self) -> None:
         own = sum(_own_bytes(cohort.kv) for cohort in self.cohorts)
@@ -191,7 +204,7 @@ class _Call:
 
     def _retreat(self, error: BaseException) -> None:
         """After running out of memory: put all rows back, forget what was kept, and go on with half the budget."""
-        unfinished = self.starting + [trunk for cohort in self.cohorts for trunk in cohort.unfinished()]
+        unfinished = self.starting + [trunk for cohort in self.cohorts for trunk in cohort.give_back()]
         self.cohorts, self.starting = [], []
         self.prefixes.retreat()
         gc.collect()
@@ -207,19 +220,19 @@ class _Call:
 
     def _largest(self, trunks: Sequence[Trunk]) -> int:
         """Positions that these trunks would have come to: a budget above it would change nothing."""
-        return sum(trunk.cost + self.lengths[trunk.key] for trunk in trunks) or self.budget
+        return sum(trunk.likely + self.lengths[trunk.key] for trunk in trunks) or self.budget
 
     # Cohorts
 
     def _admit(self) -> None:
-        free = self.budget - self._in_use()
+        free = self.budget - self._reserved()
         if self.cohorts and free * REFILL < self.budget:
             return
-        while trunks := self._next(self.budget - self._in_use()):
+        while trunks := self._next(self.budget - self._reserved()):
             self._start(trunks)
         while not self.cohorts and self.pending:
             self.prefixes.shrink(self.budget // 2)
-            trunks = self._next(self.budget - self._in_use()) or [self.pending.pop(0)]
+            trunks = self._next(self.budget - self._reserved()) or [self.pending.pop(0)]
             self._start(trunks)
 
     def _next(self, free: int) -> list[Trunk]:
@@ -230,7 +243,7 @@ class _Call:
         return next_cohort(self.pending, self.lengths, free, rows)
 
     def _copied_cost(self, trunk: Trunk) -> int:
-        return sum(self.lengths[trunk.key] + len(trunk.ids) + row.cost for row in trunk.rows)
+        return sum(self.lengths[trunk.key] + len(trunk.ids) + row.likely for row in trunk.rows)
 
     def _start(self, trunks: list[Trunk]) -> None:
         """Put a cohort in flight; where that fails, its questions one by one, to find the one at fault."""
@@ -283,7 +296,8 @@ class _Call:
     ) -> list[Level]:
         """Questions and texts; rows that go on from one place of a trunk have a copy of its beginning (it is short)."""
         places = [(number, row.seen) for number, trunk in enumerate(trunks) for row in trunk.rows]
-        numbers = {place: i for i, place in enumerate(dict.fromkeys(places))}
+        longest_first = sorted(dict.fromkeys(places), key=lambda place: -place[1])  # like by like, for padding
+        numbers = {place: i for i, place in enumerate(longest_first)}
         begun = [texts[number] for number, _ in numbers]
         hangs_on, seen = [numbers[place] for place in places], [count for _, count in places]
         if is_small(trunks, self.lengths):

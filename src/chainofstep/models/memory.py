@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-CPU_POSITIONS = 2**18  # more in flight at once is no faster there
+CPU_BYTES = 2**31
+CPU_POSITIONS = (2**15, 2**20)  # at least, for one long question with its samples; at most, for more is no faster
 GPU_SHARE = 0.8  # of the free memory; the rest is for activations and logits
 
 
@@ -17,9 +18,10 @@ def kv_bytes(model: Any) -> int:
 
 
 def planned_positions(model: Any) -> int:
-    """Key-value positions that fit: a share of a GPU's free memory; on a CPU as many as are of use."""
+    """Key-value positions that fit: a share of a GPU's free memory; on a CPU 2 GiB, within bounds."""
     if model.device.type != "cuda":
-        return CPU_POSITIONS
+        least, most = CPU_POSITIONS
+        return max(least, min(most, CPU_BYTES // kv_bytes(model)))
     free, _ = torch.cuda.mem_get_info(model.device)
     return max(1, int(GPU_SHARE * free) // kv_bytes(model))
 

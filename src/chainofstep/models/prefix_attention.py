@@ -5,12 +5,13 @@ product, each row asks its own tokens in another, and the partial softmaxes are 
 `AttentionInterface`, so that the model's stock forward runs unchanged: the keyword `shared_prefix` travels through it
 to `shared_prefix_attention`; without it the function is the stock `sdpa` attention, which computes questions.
 
-Shapes: B rows, Q new tokens of a row, P prefixes of a level, G rows of one prefix, H heads, K key-value heads,
+Shapes: B rows, Q new tokens of a row, P prefixes of a level, G rows of one prefix, S slots, H heads, K key-value heads,
 R = H / K, T prefix tokens, D head size.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "shared_prefix"
+BANDS = 6  # at most so many products of a level in a layer
 CHUNK = 64  # columns by which the buffers of sampled tokens grow
 MASKED = -1e30  # finite, so that a prefix of which a row may see nothing merges with weight 0 instead of NaN
 UNKNOWN = ("softcap", "s_aux", "position_bias")  # what a decoder may ask of its attention and this one cannot do
@@ -68,7 +70,7 @@ def merge(parts: Sequence[Partial]) -> torch.Tensor:
 class Level:
     """Prefixes of one depth, each stored once, for rows that hang on them.
 
-    Row b belongs to prefix `owner[b]` (ascending) and sees its first `seen[b]` tokens, the first of which is token
+    Row b belongs to prefix `owner[b]` and sees its first `seen[b]` tokens, the first of which is token
     `start[b]` of the row's whole text.
     """
 
@@ -89,66 +91,135 @@ class Level:
         return self.layers[0][0].shape[2]
 
     def _lay_out(self) -> None:
-        """Give each row a slot in [P, G]; G is the largest number of rows of one prefix."""
+        """Give each row a slot among those of its prefix; prefixes of a band have as many slots as each other."""
         device, rows = self.owner.device, len(self.owner)
         counts = torch.bincount(self.owner, minlength=self.prefixes)
-        self.width = int(counts.max())
-        starts = counts.cumsum(0) - counts
-        numbers = torch.arange(rows, device=device)
-        self.slot_of_row = self.owner * self.width + numbers - starts[self.owner]
+        reaches = torch.zeros_like(counts).scatter_reduce(0, self.owner, self.seen, "amax")
+        self.bands = _bands(counts.tolist(), reaches.tolist())
+        slots = torch.tensor([band.width for band in self.bands for _ in range(band.prefixes)], device=device)
+        order = self.owner.argsort(stable=True)
+        first, first_slot = counts.cumsum(0) - counts, slots.cumsum(0) - slots
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(rows, device=device) - first[self.owner[order]]
+        self.slot_of_row = first_slot[self.owner] + rank
         # An empty slot stands for the first row of its prefix (of one without rows, for any), and is never read.
-        self.row_in_slot = starts.clamp_max(rows - 1).repeat_interleave(self.width)
-        self.row_in_slot[self.slot_of_row] = numbers
-        self.full = rows == self.prefixes * self.width  # then slots are rows and nothing need be moved
-        self.all_seen = int(self.seen.min()) >= self.length
+        self.row_in_slot = order[first.clamp_max(rows - 1)].repeat_interleave(slots)
+        self.row_in_slot[self.slot_of_row] = torch.arange(rows, device=device)
+        in_order = bool((self.slot_of_row == torch.arange(rows, device=device)).all())
+        self.full = in_order and len(self.row_in_slot) == rows  # then slots are rows and nothing need be moved
 
-    def bias(self, index: torch.Tensor, repeat: int, window: int | None) -> torch.Tensor | None:
-        """What is added to scores [P, K, G * R * Q, T]: nothing for visible tokens, `MASKED` for all others.
+    def bias(self, index: torch.Tensor, repeat: int, window: int | None) -> list[torch.Tensor | None]:
+        """For each band, what is added to scores [P, K, G * R * Q, T]: nothing for visible tokens, else `MASKED`.
 
         Queries are the `index`-th [B, Q] tokens of their rows and see `window` tokens (None: all before them).
         """
-        if self.all_seen and window is None:
+        seen = self.seen[self.row_in_slot]
+        first = None if window is None else (index - window + 1 - self.start[:, None])[self.row_in_slot]
+        return [
+            self._bias(band, seen[band.slots], first if first is None else first[band.slots], repeat)
+            for band in self.bands
+        ]
+
+    def _bias(self, band: "_Band", seen: torch.Tensor, first: torch.Tensor | None, repeat: int) -> torch.Tensor | None:
+        """Of a band whose slots see columns from `first` [S, Q] on (None: from 0) up to `seen` [S]."""
+        shape = (band.prefixes, band.width, 1, -1, 1)
+        if first is None and int(seen.min()) >= band.length:
             return None
-        shape, new = (self.prefixes, self.width, 1, -1, 1), index.shape[1]
-        columns = torch.arange(self.length, device=self.owner.device)
-        seen = self.seen[self.row_in_slot].view(shape)
-        alike = window is None and bool((seen == seen[:, :1]).all())
-        hidden = columns >= (seen[:, :1] if alike else seen)  # alike: one line for all rows of a prefix
-        if window is not None:
-            first = index - window + 1 - self.start[:, None]  # the first column that a query still reaches
-            hidden = hidden | (columns < first[self.row_in_slot].view(shape))
+        columns = torch.arange(band.length, device=seen.device)
+        last = seen.view(shape)
+        alike = first is None and bool((last == last[:, :1]).all())
+        hidden = columns >= (last[:, :1] if alike else last)  # alike: one line for all rows of a prefix
+        if first is not None:
+            hidden = hidden | (columns < first.view(shape))
         bias = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, MASKED)
         if bias.shape[1:4] == (1, 1, 1):
-            return bias.view(self.prefixes, 1, 1, -1).expand(-1, -1, self.width * repeat * new, -1)
-        return bias.expand(-1, -1, repeat, new, -1).reshape(self.prefixes, 1, -1, self.length)
+            new = 1 if first is None else first.shape[1]
+            return bias.view(band.prefixes, 1, 1, -1).expand(-1, -1, band.width * repeat * new, -1)
+        return bias.expand(-1, -1, repeat, -1, -1).reshape(band.prefixes, 1, -1, band.length)
 
-    def partial(self, layer: int, query: torch.Tensor, bias: torch.Tensor | None) -> Partial:
+    def partial(self, layer: int, query: torch.Tensor, biases: Sequence[torch.Tensor | None]) -> Partial:
         """What scaled queries [B, K, R, Q, D] find in their prefixes."""
-        keys, values = self.layers[layer]
-        (_, kv_heads, repeat, new, size), prefixes = query.shape, self.prefixes
         slots = query if self.full else query[self.row_in_slot]
-        slots = slots.reshape(prefixes, self.width, kv_heads, repeat * new, size).transpose(1, 2)
-        parts = partial_attention(slots.reshape(prefixes, kv_heads, -1, size), keys, values, bias)
-        return self._to_rows(parts[0], repeat, new), self._to_rows(parts[1], repeat, new)
+        parts = [self._band_partial(layer, slots[b.slots], b, bias) for b, bias in zip(self.bands, biases, strict=True)]
+        if self.full:
+            return parts[0] if len(parts) == 1 else (torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+        rows = self.slot_of_row
+        return torch.cat([part[0] for part in parts])[rows], torch.cat([part[1] for part in parts])[rows]
 
-    def _to_rows(self, part: torch.Tensor, repeat: int, new: int) -> torch.Tensor:
-        """[P, K, G * R * Q, X] -> [B, K, R, Q, X]."""
-        prefixes, kv_heads, _, size = part.shape
-        slots = part.reshape(prefixes, kv_heads, self.width, repeat * new, size).transpose(1, 2)
-        slots = slots.reshape(-1, kv_heads, repeat, new, size)
-        return slots if self.full else slots[self.slot_of_row]
+    def _band_partial(self, layer: int, query: torch.Tensor, band: "_Band", bias: torch.Tensor | None) -> Partial:
+        """Of the queries [S, K, R, Q, D] in a band's slots."""
+        (_, kv_heads, repeat, new, size), (prefixes, width) = query.shape, (band.prefixes, band.width)
+        keys, values = (tensor[band.begin : band.end, :, : band.length] for tensor in self.layers[layer])
+        slots = query.reshape(prefixes, width, kv_heads, repeat * new, size).transpose(1, 2)
+        if bias is not None and bias.shape[2] != width * repeat * new:  # one line for each row's new tokens
+            bias = bias.repeat_interleave(new, 2)
+        parts = partial_attention(slots.reshape(prefixes, kv_heads, -1, size), keys, values, bias)
+        logarithm, output = (
+            part.reshape(prefixes, kv_heads, width, repeat * new, -1)
+            .transpose(1, 2)
+            .reshape(-1, kv_heads, repeat, new, part.shape[-1])
+            for part in parts
+        )
+        return logarithm, output
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Drop all rows but these (ascending); prefixes that no row sees leave once they are a quarter of all."""
+        """Drop all rows but these; where much is left empty by it, prefixes are put together anew, fullest first."""
         self.owner, self.seen, self.start = self.owner[rows], self.seen[rows], self.start[rows]
-        prefixes, owner = torch.unique(self.owner, return_inverse=True)
-        if 4 * len(prefixes) <= 3 * self.prefixes:
-            length = int(self.seen.max())
-            self.layers = [(k[prefixes, :, :length], v[prefixes, :, :length]) for k, v in self.layers]
-            self.holder = None
-            self.private_bytes = sum(keys.nbytes + values.nbytes for keys, values in self.layers)
-            self.owner = owner
         self._lay_out()
+        counts = torch.bincount(self.owner, minlength=self.prefixes)
+        work = sum(band.width * band.prefixes * band.length for band in self.bands)
+        if 2 * work > 3 * int(self.seen.sum()) or 4 * int((counts > 0).sum()) <= 3 * self.prefixes:
+            self._compact(counts)
+
+    def _compact(self, counts: torch.Tensor) -> None:
+        """A copy of the prefixes that rows see, as long as any row sees them."""
+        reaches = torch.zeros_like(counts).scatter_reduce(0, self.owner, self.seen, "amax")
+        fullest = counts * (self.length + 1) + reaches  # of those equally full the longest
+        order = fullest.argsort(descending=True, stable=True)[: int((counts > 0).sum())]
+        if len(order) == self.prefixes and bool((order == torch.arange(self.prefixes, device=order.device)).all()):
+            return
+        length = int(self.seen.max())
+        self.layers = [(keys[order, :, :length], values[order, :, :length]) for keys, values in self.layers]
+        self.holder = None
+        self.private_bytes = sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        number = torch.empty_like(counts)
+        number[order] = torch.arange(len(order), device=order.device)
+        self.owner = number[self.owner]
+        self._lay_out()
+
+
+@dataclass(frozen=True)
+class _Band:
+    """Prefixes `begin` to `end`, of each `width` slots and the first `length` tokens; `slots` are theirs among all."""
+
+    begin: int
+    end: int
+    width: int
+    length: int
+    slots: slice
+
+    @property
+    def prefixes(self) -> int:
+        return self.end - self.begin
+
+
+def _bands(counts: Sequence[int], reaches: Sequence[int]) -> list[_Band]:
+    """Prefixes with so many rows and tokens each, cut where padding to one width and length adds a third to it."""
+    bands: list[_Band] = []
+    begin = slot = 0
+    while begin < len(counts):
+        end, width, length, work = begin, 0, 0, 0
+        while end < len(counts):
+            wider, longer = max(width, counts[end]), max(length, reaches[end])
+            own = counts[end] * reaches[end]
+            loose = 3 * wider * longer * (end + 1 - begin) > 4 * (work + own)
+            if loose and end > begin and len(bands) < BANDS - 1:
+                break
+            end, width, length, work = end + 1, wider, longer, work + own
+        slots = max(width, 1) * (end - begin)
+        bands.append(_Band(begin, end, max(width, 1), max(length, 1), slice(slot, slot + slots)))
+        begin, slot = end, slot + slots
+    return bands
 
 
 class Rows(Protocol):
@@ -170,7 +241,7 @@ class _Levels:
         self.levels = levels
         self.before: torch.Tensor = torch.stack([level.seen for level in levels]).sum(0)  # [B]
         self.longest = int(self.before.max())
-        self.biases: dict[int | None, list[torch.Tensor | None]] = {}
+        self.biases: dict[int | None, list[list[torch.Tensor | None]]] = {}
 
     def partials(self, layer: int, query: torch.Tensor, depths: torch.Tensor, window: int | None) -> list[Partial]:
         """Of queries [B, K, R, Q, D], the `depths`-th [B or 1, Q] tokens after the levels."""
@@ -213,6 +284,11 @@ class SharedKV:
     def _empty(self, like: torch.Tensor) -> torch.Tensor:
         return like.new_empty(len(self), like.shape[1], min(CHUNK, self.most), like.shape[3])
 
+    def positions(self, more: int) -> int:
+        """Key-value positions of its rows' own tokens, after so many more."""
+        columns = self.own[0][0].shape[2]
+        return len(self) * (columns if self.age + more <= columns else self._columns(columns))
+
     def advance(self) -> None:
         """The new column is written in all layers."""
         self.age += 1
@@ -244,8 +320,12 @@ class SharedKV:
         own = self.attend_own(layer, query, key, value, window)
         return merge([*self.shared.partials(layer, query, self.depth, window), own])
 
+    def _columns(self, columns: int) -> int:
+        """How many columns follow on so many: a chunk more, or as many as the longest row can need."""
+        return max(columns + 1, min(columns + CHUNK, self.most))
+
     def _grown(self, buffer: torch.Tensor) -> torch.Tensor:
-        columns = min(buffer.shape[2] + CHUNK, max(self.most, self.age + 1))
+        columns = self._columns(buffer.shape[2])
         larger = buffer.new_empty(*buffer.shape[:2], columns, buffer.shape[3])
         larger[:, :, : buffer.shape[2]] = buffer
         return larger

@@ -168,13 +168,18 @@ class Prefixes:
         self.forget()
         self.prefill_tokens = max(1, self.prefill_tokens // 2)
 
-    def shrink(self, room: int) -> None:
-        """Forget the least recently used questions that this call has not used, until at most `room` is held."""
+    def shrink(self, room: int) -> bool:
+        """Forget the least recently used questions that this call has not used, until at most `room` is held.
+
+        Whether anything was forgotten.
+        """
+        before = len(self.questions)
         for key, question in list(self.questions.items()):
             if self.positions <= room:
-                return
+                break
             if question.call != self.call:
                 del self.questions[key]
+        return len(self.questions) < before
 
     # Questions
 

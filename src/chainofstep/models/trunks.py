@@ -15,8 +15,8 @@ from chainofstep.models.sampling import ControlTokens, Settings, control_tokens
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example, Request
 
-PADDING = 4  # slots for a row at most; an empty one costs less than a cohort of its own
 SMALL = 8  # small is one part in so many
+LIKELY = 128  # tokens for which a row has room when it is admitted
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Row:
         """Key-value positions that it may come to hold."""
         return self.max_tokens + 1
 
+    @property
+    def likely(self) -> int:
+        """Positions to reserve for it: few rows are as long as they may be, and one that needs more can wait."""
+        return min(self.max_tokens, LIKELY) + 1
+
 
 @dataclass(frozen=True)
 class Trunk:
@@ -47,9 +52,9 @@ class Trunk:
     rows: tuple[Row, ...]
 
     @property
-    def cost(self) -> int:
-        """Key-value positions that it and its rows may come to hold, without its question's."""
-        return len(self.ids) + sum(row.cost for row in self.rows)
+    def likely(self) -> int:
+        """Key-value positions to reserve for it and its rows, without its question's."""
+        return len(self.ids) + sum(row.likely for row in self.rows)
 
 
 @dataclass
@@ -164,18 +169,15 @@ def next_cohort(pending: list[Trunk], lengths: dict[PromptKey, int], free: int, 
     `lengths` holds the lengths of questions; those of a cohort are padded to the longest, its first.
     """
     taken: list[Trunk] = []
-    rows: Counter[PromptKey] = Counter()
+    questions: set[PromptKey] = set()
     longest = 0
     for trunk in pending:
         longest = max(longest, lengths[trunk.key])
-        free -= trunk.cost + (0 if trunk.key in rows else longest)
+        free -= trunk.likely + (0 if trunk.key in questions else longest)
         most_rows -= len(trunk.rows)
-        rows[trunk.key] += len(trunk.rows)
+        questions.add(trunk.key)
         alike = not taken or (trunk.settings, bool(trunk.ids)) == (taken[0].settings, bool(taken[0].ids))
         if free < 0 or most_rows < 0 or not alike:
-            break
-        # The slots of a question's rows are padded to the most that one has, where questions are not copied.
-        if max(rows.values()) * len(rows) > PADDING * rows.total() and not is_small([*taken, trunk], lengths):
             break
         taken.append(trunk)
     del pending[: len(taken)]
