@@ -15,7 +15,8 @@ from benchmarks.common import Goal, Row, cost_row, note, seconds_of, take_in_tur
 from benchmarks.models import DECODER_13M, Bench, lengthened, random_decoder
 from chainofstep.models.encode import encode_prompt
 from chainofstep.models.engine import Engine
-from chainofstep.models.prefix_attention import SharedKV, merge
+from chainofstep.models.levels import merge
+from chainofstep.models.prefix_attention import SharedKV
 from chainofstep.models.tiny import Shape
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example, Request

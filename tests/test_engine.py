@@ -14,7 +14,7 @@ from chainofstep.chain import ANSWER_END, PRM_TOKENS, REASONING_START, STEP_END,
 from chainofstep.models.batch import PromptCache
 from chainofstep.models.encode import encode_prompt, encode_text
 from chainofstep.models.engine import Engine
-from chainofstep.models.prefix_attention import merge, partial_softmax
+from chainofstep.models.levels import merge, partial_softmax
 from chainofstep.models.sampling import Settings, choose, control_tokens, least_kept, stream_keys, uniforms
 from chainofstep.models.tiny import IMAGE, PAD, ROLES, Shape, build_tiny
 from chainofstep.models.trunks import plan

@@ -18,8 +18,9 @@ import torch
 from chainofstep.models.cohort import Cohort, Sampled
 from chainofstep.models.copied import CopiedKV
 from chainofstep.models.encode import PromptKey
+from chainofstep.models.levels import Level
 from chainofstep.models.memory import first_line, out_of_memory, planned_positions
-from chainofstep.models.prefix_attention import NAME, Level, SharedKV, SharedPrefix, sampling_mode
+from chainofstep.models.prefix_attention import NAME, SharedKV, SharedPrefix, sampling_mode
 from chainofstep.models.prefixes import Piece, Prefixes
 from chainofstep.models.sampling import ControlTokens, Settings
 from chainofstep.models.shareable import warn_if_copied
@@ -258,11 +259,19 @@ class _Call:
                 rows = [row for trunk in trunks for row in trunk.rows]
                 self._fail(rows, f"the model cannot compute its prefix ({first_line(error)})")
             else:
-                for key in questions:
-                    self._start([trunk for trunk in trunks if trunk.key == key])
+                self._start_apart([[trunk for trunk in trunks if trunk.key == key] for key in questions])
+
+    def _start_apart(self, questions: list[list[Trunk]]) -> None:
+        """One cohort for each question; where memory runs out, those that have not begun are put back."""
+        for number, trunks in enumerate(questions):
+            try:
+                self._start(trunks)
+            except (RuntimeError, MemoryError):
+                self.starting += [trunk for later in questions[number + 1 :] for trunk in later]
+                raise
 
     def _fail(self, rows: Sequence[Row], reason: str) -> None:
-        """The requests of these rows fail; none of their rows is sampled any further."""
+        """The requests of these rows fail; their rows that are in flight are dropped when they end."""
         for row in rows:
             self.plan.failures.setdefault(row.request, reason)
         trunks = [_without(trunk, self.plan.failures) for trunk in self.pending]

@@ -26,6 +26,11 @@ def planned_positions(model: Any) -> int:
     return max(1, int(GPU_SHARE * free) // kv_bytes(model))
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor there; on its way to a GPU it waits for nothing, which needs pinned memory."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch or Python says that memory ran out, on a GPU or on a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from chainofstep.models.memory import to_device
+
 Ids = tuple[int, ...]
 #: A row longer than this is not added to: attention within a row grows with its square.
 ROW_TOKENS = 256
@@ -99,4 +101,4 @@ def padded(rows: Sequence[PackedRow], device: torch.device) -> tuple[torch.Tenso
         ids[i, : len(row)] = torch.tensor(row.ids)
         depths[i, : len(row)] = torch.tensor(row.depths)
     visible = torch.from_numpy(np.stack([row.visible(width) for row in rows]))
-    return tuple(tensor.to(device, non_blocking=True) for tensor in (ids, depths, visible))  # type: ignore[return-value]
+    return to_device(ids, device), to_device(depths, device), to_device(visible, device)

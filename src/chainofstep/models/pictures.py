@@ -9,6 +9,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from chainofstep.models.encode import Prompt
+from chainofstep.models.memory import to_device
 from chainofstep.models.vlm import VLM
 
 PictureKey = tuple[str, ...]
@@ -57,7 +58,7 @@ class PictureFeatures:
     def _compute(self, images: Mapping[str, torch.Tensor]) -> Any:
         model, device = self.vlm.model, self.vlm.device
         takes = inspect.signature(model.get_image_features).parameters
-        given = {name: tensor.to(device, non_blocking=True) for name, tensor in images.items() if name in takes}
+        given = {name: to_device(tensor, device) for name, tensor in images.items() if name in takes}
         dtype = model.get_input_embeddings().weight.dtype
         pixels = {name: tensor.to(dtype) for name, tensor in given.items() if tensor.is_floating_point()}
         return model.get_image_features(**(given | pixels), return_dict=True)

@@ -17,68 +17,16 @@ from transformers import DynamicCache
 
 from chainofstep.models.batch import PromptCache, pad_right
 from chainofstep.models.encode import Prompt, PromptKey
+from chainofstep.models.levels import Level
+from chainofstep.models.memory import to_device
 from chainofstep.models.packing import Ids, PackedRow, batches, common, pack, padded
 from chainofstep.models.pictures import PictureFeatures, is_plain, join_features, other_inputs
-from chainofstep.models.prefix_attention import Extension, Layers, Level, SharedPrefix
+from chainofstep.models.prefix_attention import Extension, SharedPrefix
+from chainofstep.models.slabs import Piece, Slab, gathered, side_by_side
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example
 
 PREFILL_TOKENS = 16_384  # padded tokens of one forward over questions
-
-
-@dataclass(eq=False)
-class Slab:
-    """Keys and values of prefixes that lie side by side, padded to one length; `whole` is the slab it is a part of."""
-
-    layers: Layers
-    whole: "Slab | None" = None
-
-    def __len__(self) -> int:
-        return self.layers[0][0].shape[0]
-
-    @property
-    def positions(self) -> int:
-        return len(self) * self.layers[0][0].shape[2]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
-
-    def part(self, start: int, count: int) -> "Slab":
-        layers = [(keys[start : start + count], values[start : start + count]) for keys, values in self.layers]
-        return Slab(layers, self.whole or self)
-
-
-@dataclass(eq=False)
-class Piece:
-    """A question's ids, or those of text after it: the first `shared` of them lie in `base`, the others in `slab`.
-
-    There they are the columns `columns` of row `place` (None: its first ones).
-    """
-
-    ids: Ids
-    slab: Slab
-    place: int
-    columns: Sequence[int] | None = None
-    base: "Piece | None" = None
-    shared: int = 0
-    call: int = 0  # the last call that used it
-
-    def parts(self, layer: int, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Keys and values [K, t, D] of its first `count` tokens, one part after another."""
-        before = [] if self.base is None else self.base.parts(layer, min(count, self.shared))
-        if count <= self.shared:
-            return before
-        own = count - self.shared
-        columns = slice(own) if self.columns is None else _run(self.columns[:own])
-        keys, values = self.slab.layers[layer]
-        return [*before, (keys[self.place][:, columns], values[self.place][:, columns])]
-
-
-def _run(columns: Sequence[int]) -> slice | list[int]:
-    """Columns as a slice where they lie side by side."""
-    first, last = columns[0], columns[-1]
-    return slice(first, last + 1) if last - first + 1 == len(columns) else list(columns)
 
 
 @dataclass(eq=False)
@@ -200,7 +148,7 @@ class Prefixes:
         images = [features[key[1]] for key in prompts if key[1]]
         rows = [prompt.ids for prompt in prompts.values()]
         # Padding stands at the end, where causal attention never lets a real token see it: no mask is needed.
-        ids = pad_right(rows, int(rows[0][-1])).to(device, non_blocking=True)
+        ids = to_device(pad_right(rows, int(rows[0][-1])), device)
         others = other_inputs(next(iter(prompts.values())), device) if len(prompts) == 1 else {}
         pictures = {"mm_encoder_outputs": {"image": join_features(images)}} if images else {}
         if hasattr(model.model, "rope_deltas"):
@@ -309,7 +257,7 @@ class Prefixes:
         for layer in range(len(pieces[0].slab.layers)):
             both = zip(questions, pieces, counts, strict=True)
             parts = [[*q.parts(layer, len(q.ids)), *text.parts(layer, count)] for q, text, count in both]
-            layers.append(_side_by_side(parts))
+            layers.append(side_by_side(parts))
         visible = [len(questions[number].ids) + count for number, count in zip(owner, seen, strict=True)]
         return self._level(self.own(Slab(layers)), owner, visible, [0] * len(owner))
 
@@ -334,7 +282,7 @@ class Prefixes:
         slab, start = pieces[0].slab, pieces[0].place
         if all(p.slab is slab and p.place == start + i and p.columns is p.base is None for i, p in enumerate(pieces)):
             return slab if len(pieces) == len(slab) else slab.part(start, len(pieces))
-        copied = self.own(Slab([_gathered(pieces, counts, layer) for layer in range(len(slab.layers))]))
+        copied = self.own(Slab([gathered(pieces, counts, layer) for layer in range(len(slab.layers))]))
         for place, (piece, count) in enumerate(zip(pieces, counts, strict=True)):
             if count == len(piece.ids):  # whole: the copy takes the place of what it was made of
                 piece.slab, piece.place, piece.columns, piece.base, piece.shared = copied, place, None, None, 0
@@ -347,24 +295,6 @@ def _most(seen: Sequence[int], owner: Sequence[int], count: int) -> list[int]:
     for tokens, number in zip(seen, owner, strict=True):
         most[number] = max(most[number], tokens)
     return most
-
-
-def _gathered(pieces: Sequence[Piece], counts: Sequence[int], layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return _side_by_side([piece.parts(layer, count) for piece, count in zip(pieces, counts, strict=True)])
-
-
-def _side_by_side(rows: Sequence[list[tuple[torch.Tensor, torch.Tensor]]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values [P, K, T, D] of rows that are made of parts [K, t, D]."""
-    longest = max(sum(keys.shape[1] for keys, _ in parts) for parts in rows)
-    # Zeros, not whatever memory holds: padding is masked by a sum, and a NaN would outlive it.
-    keys, values = (like.new_zeros(len(rows), like.shape[0], longest, like.shape[2]) for like in rows[0][0])
-    for place, parts in enumerate(rows):
-        begin = 0
-        for part in parts:
-            end = begin + part[0].shape[1]
-            keys[place, :, begin:end], values[place, :, begin:end] = part
-            begin = end
-    return keys, values
 
 
 def _root(row: PackedRow) -> tuple[PromptKey, Piece | None, int]:

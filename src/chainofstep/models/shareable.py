@@ -7,7 +7,8 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import DynamicCache
 
-from chainofstep.models.prefix_attention import Extension, Level, SharedPrefix, sampling_mode
+from chainofstep.models.levels import Level
+from chainofstep.models.prefix_attention import Extension, SharedPrefix, sampling_mode
 
 PROBE = 6  # tokens of the probe, of which the last `NEW` are computed on top of the others
 NEW = 2
