@@ -351,6 +351,22 @@ def test_sampling_goes_on_where_it_stopped(model, problem_file, tmp_path):
     assert "made with another sampling.seed" in error(*words, "--seed", 1)
 
 
+def test_adaptive_labels_spend_less(model, problem_file, tmp_path):
+    examples = read_examples(problem_file)
+    rows = [{"id": e.id, "rollouts": [to_row(make_rollout(e.chain, 0, e.id))]} for e in examples]
+    rollouts, spent = write_lines(tmp_path / "rollouts.jsonl", rows), {}
+    words = ("annotate", problem_file, rollouts, "--scorer", "monte-carlo", "--model", model, "-n", "4")
+    for name, more in (("fixed", ()), ("adaptive", ("--adaptive",))):
+        out = tmp_path / f"{name}.jsonl"
+        cos(*words, "--max-tokens", "8", "--hard-threshold", "0", "--out", out, *more)
+        labels = [json.loads(line) for line in out.read_text().splitlines()]
+        spent[name] = sum(row["spent"]["rollouts"] for row in labels if "spent" in row)
+        assert {label for row in labels for label in row["scores"][0]["steps"]} == {0.0}  # a random model
+    assert 0 < spent["adaptive"] < spent["fixed"]
+    again = ("--max-tokens", "8", "--hard-threshold", "0", "--out", tmp_path / "adaptive.jsonl")
+    assert "was made with another adaptive" in error(*words, *again)
+
+
 def test_evaluation_ends_every_item_in_an_outcome(model, problem_file, tmp_path):
     unseen = [replace(e, images=("gone.png",)) if e.id.endswith("-3") else e for e in read_examples(problem_file)]
     examples, out = write_lines(tmp_path / "examples.jsonl", map(to_row, unseen)), tmp_path / "results.jsonl"

@@ -227,13 +227,16 @@ def annotate_command(
         float | None,
         typer.Option(help="Monte-Carlo: label a step 1 above this share of right continuations; else the share."),
     ] = None,
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="Monte-Carlo: stop once a label is settled; seek the first wrong step.")
+    ] = False,
 ) -> None:
     """Score each step of each rollout. The same command goes on with a file that was not finished."""
     from chainofstep import verbs
     from chainofstep.search import SearchConfig
 
     config = SearchConfig(n=n, max_tokens=max_tokens, seed=seed)
-    kinds = verbs.annotate(examples, rollouts, out, scorer, model, config, hard_threshold)
+    kinds = verbs.annotate(examples, rollouts, out, scorer, model, config, hard_threshold, adaptive)
     typer.echo(f"{kinds.pop('scored', 0)} rollouts scored in {out}")
     _left_out("not scored", kinds)
 

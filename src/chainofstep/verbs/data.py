@@ -36,11 +36,13 @@ def annotate(
     model: str = "",
     sampling: SearchConfig = MONTE_CARLO,
     hard_threshold: float | None = None,
+    adaptive: bool = False,
 ) -> Counter[str]:
     """Append step scores for each example's rollouts: {"id", "scores"}. How many were scored, or why not.
 
     `model` is the PRM's folder or the policy's that Monte-Carlo continues with, `sampling.n` times from each step
     (paper A3); soft labels, unless `hard_threshold` says which share of right continuations makes a step right.
+    `adaptive` stops a step's rollouts once its label is settled (see `scoring.adaptive`).
     """
     choose(scorer, SCORERS, "scorer")
     if scorer in ("prm", "monte-carlo") and not model:
@@ -50,10 +52,12 @@ def annotate(
     made_from: dict[str, Any] = {"examples": file_hash(examples), "rollouts": file_hash(rollouts), "scorer": scorer}
     if model:
         made_from |= {"model": fingerprint(model), "sampling": resolved(sampling), "hard_threshold": hard_threshold}
+    if adaptive:
+        made_from["adaptive"] = True
     log = claim(out, made_from)
     from chainofstep.pipeline.workers import Scorer, score_chunk
 
-    built = Scorer(scorer, model, sampling, hard_threshold)  # type: ignore[arg-type]  # chosen above
+    built = Scorer(scorer, model, sampling, hard_threshold, adaptive)  # type: ignore[arg-type]  # chosen above
     write_chunks(log, "annotate", read, score_chunk, lambda chunk: ([pools[e.id] for e in chunk], built))
     scores = read_scores(out, read, list(pools.values()))
     return Counter(_kind_of(scored) for pool in scores for scored in pool)
