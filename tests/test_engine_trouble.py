@@ -177,6 +177,27 @@ def test_what_is_kept_stays_within_the_budget(vlm: VLM, examples: list[Example])
     assert len(engine.prefixes.questions) > 1
 
 
+def test_a_call_of_many_questions_keeps_to_its_budget_and_its_batches(vlm: VLM, examples: list[Example]) -> None:
+    """What is done with makes room: the last questions are sampled as many at once as the first."""
+    many = [replace(e, question=f"{e.question} {i}") for i in range(8) for e in examples]
+    requests = [Request(example, 2, seed=3, max_tokens=8) for example in many]
+    engine, held, rows = Engine(vlm, token_budget=700), [], []
+    stock = vlm.model.forward
+
+    def forward(*args: Any, **options: Any) -> Any:
+        held.append(engine.prefixes.positions)
+        rows.append(len(options["input_ids"]))
+        return stock(*args, **options)
+
+    vlm.model.forward = forward
+    found = texts(engine.sample(requests))
+    del vlm.model.forward
+    assert found == texts(Engine(vlm).sample(requests))
+    assert max(held) <= 700
+    half = len(rows) // 2
+    assert max(rows[half:]) >= 0.8 * max(rows[:half]) > 4
+
+
 def test_sixteen_samples_of_a_long_prefix_hold_an_eighth_of_copied_keys(vlm: VLM, examples: list[Example]) -> None:
     long = replace(examples[0], question=examples[0].question + " 7" * 800)
     peaks = {}

@@ -189,12 +189,15 @@ class _Call:
 
     def _make_room(self) -> None:
         """Where rows grow beyond the budget, the newest wait: they are put back and begin again later."""
-        while self.prefixes.positions + sum(cohort.kv.positions(POLL) for cohort in self.cohorts) > self.budget:
-            if self.prefixes.shrink(0):
-                continue
-            newest = self.cohorts[-1]
-            if len(self.cohorts) == 1 and len(newest) == 1:
+        while True:
+            own = sum(cohort.kv.positions(POLL) for cohort in self.cohorts)
+            if own + self.prefixes.positions > self.budget:
+                self.prefixes.shrink(self.budget - own, {trunk.key for trunk in self.pending})
+            if own + self.prefixes.positions <= self.budget:
                 return
+            if sum(len(cohort) for cohort in self.cohorts) <= 1:
+                return  # it alone needs more than there is, and goes on by itself
+            newest = self.cohorts[-1]
             back = newest.give_back(0 if len(self.cohorts) > 1 else len(newest) // 2)
             self.pending = [*back, *self.pending]
             self.cohorts = [cohort for cohort in self.cohorts if len(cohort)]
@@ -229,10 +232,12 @@ class _Call:
         free = self.budget - self._reserved()
         if self.cohorts and free * REFILL < self.budget:
             return
+        if self.pending:  # half of the budget may hold what waits for no row of this call
+            self.prefixes.shrink(self.budget // 2, {trunk.key for trunk in self.pending})
         while trunks := self._next(self.budget - self._reserved()):
             self._start(trunks)
         while not self.cohorts and self.pending:
-            self.prefixes.shrink(self.budget // 2)
+            self.prefixes.shrink(0, {self.pending[0].key})
             trunks = self._next(self.budget - self._reserved()) or [self.pending.pop(0)]
             self._start(trunks)
 

@@ -8,7 +8,7 @@ Shapes: B texts, Q new tokens, P prefixes, K key-value heads, T tokens, D head s
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakSet
 
@@ -116,18 +116,13 @@ class Prefixes:
         self.forget()
         self.prefill_tokens = max(1, self.prefill_tokens // 2)
 
-    def shrink(self, room: int) -> bool:
-        """Forget the least recently used questions that this call has not used, until at most `room` is held.
-
-        Whether anything was forgotten.
-        """
-        before = len(self.questions)
-        for key, question in list(self.questions.items()):
+    def shrink(self, room: int, needed: Container[PromptKey] = ()) -> None:
+        """Forget the least recently used questions, those `needed` excepted, until at most `room` is held."""
+        for key in list(self.questions):
             if self.positions <= room:
-                break
-            if question.call != self.call:
+                return
+            if key not in needed:
                 del self.questions[key]
-        return len(self.questions) < before
 
     # Questions
 
