@@ -11,10 +11,12 @@ import torch
 from chainofstep.chain import STEP_TAG, Chain, Step, render
 from chainofstep.models import batch, memory
 from chainofstep.models import engine as engine_module
+from chainofstep.models.cohort import Cohort
 from chainofstep.models.engine import Engine
 from chainofstep.models.memory import kv_bytes, planned_positions
 from chainofstep.models.prm import PRM
 from chainofstep.models.tiny import Shape, build_tiny
+from chainofstep.models.trunks import Trunk
 from chainofstep.models.vlm import VLM, add_step_tokens
 from chainofstep.problems.tasks.build import write_problems
 from chainofstep.records import Example, Request, Rollout, SamplingErrors, ScoreFailure
@@ -170,10 +172,10 @@ def test_kept_prefixes_are_forgotten_when_weights_change(vlm: VLM, examples: lis
 
 
 def test_what_is_kept_stays_within_the_budget(vlm: VLM, examples: list[Example]) -> None:
-    engine = Engine(vlm, token_budget=600)
+    engine = Engine(vlm, token_budget=1200)
     for request in asked(examples):
         engine.sample([request])
-        assert engine.prefixes.positions <= 600
+        assert engine.prefixes.positions <= 1200
     assert len(engine.prefixes.questions) > 1
 
 
@@ -196,6 +198,28 @@ def test_a_call_of_many_questions_keeps_to_its_budget_and_its_batches(vlm: VLM, 
     assert max(held) <= 700
     half = len(rows) // 2
     assert max(rows[half:]) >= 0.8 * max(rows[:half]) > 4
+
+
+def test_rows_that_outgrow_the_budget_wait_and_come_out_the_same(
+    vlm: VLM, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are admitted with room for what is likely; here all of them need more than that."""
+    requests = [Request(example, 3, seed=3, max_tokens=200) for example in examples]
+    put_back = 0
+    stock = Cohort.give_back
+
+    def give_back(self: Cohort, start: int = 0) -> list[Trunk]:
+        nonlocal put_back
+        trunks = stock(self, start)
+        put_back += sum(len(trunk.rows) for trunk in trunks)
+        return trunks
+
+    monkeypatch.setattr(Cohort, "give_back", give_back)
+    engine = Engine(vlm, token_budget=1500)
+    found = engine.sample(requests)
+    assert put_back > 0
+    assert engine.peak_kv_bytes <= 1500 * kv_bytes(vlm.model)
+    assert texts(found) == texts(Engine(vlm).sample(requests))
 
 
 def test_sixteen_samples_of_a_long_prefix_hold_an_eighth_of_copied_keys(vlm: VLM, examples: list[Example]) -> None:

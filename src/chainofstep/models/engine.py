@@ -232,8 +232,8 @@ class _Call:
         free = self.budget - self._reserved()
         if self.cohorts and free * REFILL < self.budget:
             return
-        if self.pending:  # half of the budget may hold what waits for no row of this call
-            self.prefixes.shrink(self.budget // 2, {trunk.key for trunk in self.pending})
+        if self.pending:  # what no row of this call waits for may stay while prefixes fill no more than a part
+            self.prefixes.shrink(self.budget // REFILL, {trunk.key for trunk in self.pending})
         while trunks := self._next(self.budget - self._reserved()):
             self._start(trunks)
         while not self.cohorts and self.pending:

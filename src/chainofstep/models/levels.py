@@ -77,6 +77,11 @@ class Level:
         return self.layers[0][0].shape[0]
 
     @property
+    def private_positions(self) -> int:
+        """Key-value positions that were copied for this level alone."""
+        return self.prefixes * self.length if self.private_bytes else 0
+
+    @property
     def length(self) -> int:
         return self.layers[0][0].shape[2]
 

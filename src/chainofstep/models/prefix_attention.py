@@ -59,9 +59,10 @@ class SharedKV:
         return like.new_empty(len(self), like.shape[1], min(CHUNK, self.most), like.shape[3])
 
     def positions(self, more: int) -> int:
-        """Key-value positions of its rows' own tokens, after so many more."""
+        """Key-value positions of its rows' own tokens, after so many more, and of its private copies of prefixes."""
         columns = self.own[0][0].shape[2]
-        return len(self) * (columns if self.age + more <= columns else self._columns(columns))
+        private = sum(level.private_positions for level in self.levels)
+        return private + len(self) * (columns if self.age + more <= columns else self._columns(columns))
 
     def advance(self) -> None:
         """The new column is written in all layers."""
