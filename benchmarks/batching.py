@@ -15,9 +15,9 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaForCau
 
 from benchmarks.common import Goal, Row, cost_row, failed_row, note, seconds_of, take_in_turn
 from benchmarks.models import DECODER_13M, Bench, random_decoder
+from benchmarks.rollouts import Case
 from chainofstep.models.encode import encode_prompt
 from chainofstep.models.engine import Engine
-from chainofstep.models.tiny import Shape
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example, Request
 
@@ -27,36 +27,31 @@ PREFILL_TOKENS = 1024  # of a batch
 
 
 @dataclass(frozen=True)
-class Case:
-    """Questions of exactly `prompt` tokens, all different from their beginning, so that no two share a prefix."""
+class Goaled(Case):
+    """Questions that are all different from their beginning, so that no two share a prefix, and the ratio to reach."""
 
-    shape: Shape
-    questions: int
-    samples: int
-    tokens: int
-    prompt: int
     goal: Goal
 
 
 CASES = (
-    Case(DECODER_13M, questions=1, samples=16, tokens=64, prompt=1000, goal=Goal(3)),
-    Case(DECODER_13M, questions=64, samples=1, tokens=32, prompt=250, goal=Goal(1)),
+    Goaled(DECODER_13M, questions=1, samples=16, tokens=64, prompt=1000, goal=Goal(3)),
+    Goaled(DECODER_13M, questions=64, samples=1, tokens=32, prompt=250, goal=Goal(1)),
 )
 
 
-def measure(bench: Bench, cases: tuple[Case, ...] = CASES) -> list[Row]:
+def measure(bench: Bench, cases: tuple[Goaled, ...] = CASES) -> list[Row]:
     """One row for each case."""
     return [_measure(bench, case) for case in cases]
 
 
-def _measure(bench: Bench, case: Case) -> Row:
+def _measure(bench: Bench, case: Goaled) -> Row:
     vlm = random_decoder(case.shape)
     examples = [text_only(vlm, number, case.prompt) for number in range(case.questions)]
     prompts = [encode_prompt(vlm, example).ids.tolist() for example in examples]
     name = f"{case.questions} x {case.samples} continuations of {case.prompt:,} tokens, continuous batching"
     try:
         model = decoder(vlm)
-        continuous(model, Case(case.shape, 1, 1, 1, case.prompt, case.goal), prompts[:1])
+        continuous(model, Goaled(case.shape, 1, 1, 1, case.prompt, case.goal), prompts[:1])
     except Exception as error:  # whatever another version or machine lacks, the row says it
         return failed_row(name, error, case.goal)
     contenders = {
@@ -80,7 +75,7 @@ def text_only(vlm: VLM, number: int, tokens: int) -> Example:
     return example
 
 
-def shared(vlm: VLM, case: Case, examples: list[Example]) -> int:
+def shared(vlm: VLM, case: Goaled, examples: list[Example]) -> int:
     engine = Engine(vlm)
     engine.sample([Request(e, case.samples, max_tokens=case.tokens, seed=i) for i, e in enumerate(examples)])
     return int(engine.sampled_tokens)
@@ -94,7 +89,7 @@ def decoder(vlm: VLM) -> Any:
     return model
 
 
-def continuous(model: Any, case: Case, prompts: list[list[int]]) -> int:
+def continuous(model: Any, case: Goaled, prompts: list[list[int]]) -> int:
     """One `generate_batch` call for all questions; RuntimeError if it gave fewer tokens than asked for."""
     pages = -(-(case.prompt + case.tokens) // PAGE) + 1  # of one row; one more for its copy of a shared one
     config = ContinuousBatchingConfig(

@@ -91,8 +91,8 @@ def test_copied_bytes_are_those_of_the_formula(bench):
 def test_continuous_batching(bench):
     pytest.importorskip("psutil")
     cases = (
-        batching.Case(SMALL, questions=1, samples=2, tokens=3, prompt=80, goal=Goal(3)),
-        batching.Case(SMALL, questions=3, samples=1, tokens=3, prompt=20, goal=Goal(1)),
+        batching.Goaled(SMALL, questions=1, samples=2, tokens=3, prompt=80, goal=Goal(3)),
+        batching.Goaled(SMALL, questions=3, samples=1, tokens=3, prompt=20, goal=Goal(1)),
     )
     rows = batching.measure(bench, cases)
     assert [sound(row) or "does not run here" in row.against for row in rows] == [True, True]

@@ -15,13 +15,13 @@ from chainofstep.models.vlm import VLM
 
 
 class CopiedKV:
-    """The cache of `rows` rows that continue one prefix: the question's `asked` first ids, then `text`."""
+    """The cache of `rows` rows that continue one prefix: a question, then the ids `text`."""
 
     def __init__(self, vlm: VLM, features: PictureFeatures, key: PromptKey, prompt: Prompt, text: Ids, rows: int):
         self.vlm, self.age, self.rows = vlm, 0, rows
         self.cache = DynamicCache()
-        self.hidden, self.offset = _prefill(vlm, features, key, prompt, text, self.cache)
-        self.length = self.hidden.shape[1]
+        hidden, self.offset = _prefill(vlm, features, key, prompt, text, self.cache)
+        self.length = hidden.shape[1]
         self.cache.crop(-1)  # the last token is fed as the first decode step
         self.cache.batch_repeat_interleave(rows)
 

@@ -88,9 +88,9 @@ class Level:
     def _lay_out(self) -> None:
         """Give each row a slot among those of its prefix; prefixes of a band have as many slots as each other."""
         device, rows = self.owner.device, len(self.owner)
-        counts = torch.bincount(self.owner, minlength=self.prefixes)
-        reaches = torch.zeros_like(counts).scatter_reduce(0, self.owner, self.seen, "amax")
-        self.bands = _bands(counts.tolist(), reaches.tolist())
+        self.counts = counts = torch.bincount(self.owner, minlength=self.prefixes)  # rows of each prefix
+        self.reaches = torch.zeros_like(counts).scatter_reduce(0, self.owner, self.seen, "amax")  # tokens they see
+        self.bands = _bands(counts.tolist(), self.reaches.tolist())
         slots = torch.tensor([band.width for band in self.bands for _ in range(band.prefixes)], device=device)
         order = self.owner.argsort(stable=True)
         first, first_slot = counts.cumsum(0) - counts, slots.cumsum(0) - slots
@@ -161,23 +161,22 @@ class Level:
         """Drop all rows but these; where much is left empty by it, prefixes are put together anew, fullest first."""
         self.owner, self.seen, self.start = self.owner[rows], self.seen[rows], self.start[rows]
         self._lay_out()
-        counts = torch.bincount(self.owner, minlength=self.prefixes)
         work = sum(band.width * band.prefixes * band.length for band in self.bands)
-        if 2 * work > 3 * int(self.seen.sum()) or 4 * int((counts > 0).sum()) <= 3 * self.prefixes:
-            self._compact(counts)
+        used = int((self.counts > 0).sum())
+        if 2 * work > 3 * int(self.seen.sum()) or 4 * used <= 3 * self.prefixes:
+            self._compact(used)
 
-    def _compact(self, counts: torch.Tensor) -> None:
-        """A copy of the prefixes that rows see, as long as any row sees them."""
-        reaches = torch.zeros_like(counts).scatter_reduce(0, self.owner, self.seen, "amax")
-        fullest = counts * (self.length + 1) + reaches  # of those equally full the longest
-        order = fullest.argsort(descending=True, stable=True)[: int((counts > 0).sum())]
+    def _compact(self, used: int) -> None:
+        """A copy of the `used` prefixes that rows see, as long as any row sees them."""
+        fullest = self.counts * (self.length + 1) + self.reaches  # of those equally full the longest
+        order = fullest.argsort(descending=True, stable=True)[:used]
         if len(order) == self.prefixes and bool((order == torch.arange(self.prefixes, device=order.device)).all()):
             return
         length = int(self.seen.max())
         self.layers = [(keys[order, :, :length], values[order, :, :length]) for keys, values in self.layers]
         self.holder = None
         self.private_bytes = sum(keys.nbytes + values.nbytes for keys, values in self.layers)
-        number = torch.empty_like(counts)
+        number = torch.empty_like(self.counts)
         number[order] = torch.arange(len(order), device=order.device)
         self.owner = number[self.owner]
         self._lay_out()

@@ -35,7 +35,6 @@ class PictureFeatures:
     def __init__(self, vlm: VLM, kept_bytes: int = KEPT_BYTES):
         self.vlm, self.kept_bytes = vlm, kept_bytes
         self.found: OrderedDict[PictureKey, Any] = OrderedDict()
-        self.computed = 0  # picture sets so far
 
     def clear(self) -> None:
         self.found.clear()
@@ -48,7 +47,6 @@ class PictureFeatures:
             self.found |= self._together(fresh)
         else:
             self.found |= {key: self._compute(prompt.images) for key, prompt in fresh.items()}
-        self.computed += len(fresh)
         features = {key: self.found[key] for key in wanted}
         for key in wanted:
             self.found.move_to_end(key)

@@ -31,6 +31,7 @@ class Slab:
         return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
 
     def part(self, start: int, count: int) -> "Slab":
+        """`count` prefixes from `start` on, not copied."""
         layers = [(keys[start : start + count], values[start : start + count]) for keys, values in self.layers]
         return Slab(layers, self.whole or self)
 
@@ -68,6 +69,7 @@ def _run(columns: Sequence[int]) -> slice | list[int]:
 
 
 def gathered(pieces: Sequence[Piece], counts: Sequence[int], layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values [P, K, T, D] of the first `counts` tokens of pieces, in one layer."""
     return side_by_side([piece.parts(layer, count) for piece, count in zip(pieces, counts, strict=True)])
 
 

@@ -166,7 +166,7 @@ def pieces(trunk: Trunk, question: int, budget: int, most_rows: int) -> list[Tru
 def next_cohort(pending: list[Trunk], lengths: dict[PromptKey, int], free: int, most_rows: int) -> list[Trunk]:
     """Take from the front of `pending` what fits into `free` positions and `most_rows`, and is alike; perhaps nothing.
 
-    `lengths` holds the lengths of questions; those of a cohort are padded to the longest, its first.
+    `lengths` holds the lengths of questions; those of a cohort are padded to the longest.
     """
     taken: list[Trunk] = []
     questions: set[PromptKey] = set()

@@ -75,9 +75,9 @@ def settled(rule: Adaptive, right: int, seen: int, rollouts: int, threshold: flo
 def next_round(rule: Adaptive, right: int, seen: int, rollouts: int, threshold: float | None) -> int:
     """How many rollouts to draw next of a prefix that is not settled.
 
-    Each round doubles what was seen (1, 1, 2, 4, 8), because a round computes the prefix anew and waits for its longest
-    rollout: a prefix has about log2(rollouts) + 1 of them, and draws at most twice what would have settled it. A
-    round is cut short where fewer rollouts settle the label if all of them are as most were so far.
+    Each round doubles what was seen (1, 1, 2, 4, 8), because a round waits for its longest rollout: a prefix has about
+    log2(rollouts) + 1 of them, and draws at most twice what would have settled it. A round is cut short where fewer
+    rollouts settle the label if all of them are as most were so far.
     """
     most = min(max(1, seen), rollouts - seen)
     leaning = seen > 0 and final_label(right, seen, 0.5 if threshold is None else threshold) == 1.0
