@@ -122,6 +122,41 @@ class Pair:
 Scored = StepScores | ScoreFailure
 
 
+@dataclass(frozen=True)
+class StepRow:
+    """A row of step data, as files of every format hold it: an example, a text written for it, what is known of it.
+
+    Only what the row's format has is there: labels in PRM data, a rejected text in DPO data. Neutral steps of
+    ternary labels (Good / Neutral / Bad) are 0.5. Fields that only the format understands stand in
+    `example.meta[FORMAT]`, so that they can be written again.
+    """
+
+    example: Example
+    text: str | None = None  # the assistant's text: a rendered chain, or what a model made of one
+    labels: StepScores | None = None  # of the text's steps and answer
+    rejected: str | None = None  # the worse text, where `text` is the better one
+
+    @cached_property
+    def parsed(self) -> Chain | ChainError:
+        try:
+            return parse(self.text or "")
+        except ChainError as error:
+            return error
+
+    @property
+    def chain(self) -> Chain | None:
+        return self.parsed if isinstance(self.parsed, Chain) else None
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that cannot be used: where it was read, why, and what it held (as text, where it is no JSON)."""
+
+    place: str  # "FILE:LINE"
+    reason: str  # one line; before the first colon what kind of trouble it is, by which rejects are counted
+    row: Any = None
+
+
 class Sampler(Protocol):
     """Anything that continues text: the in-process engine, an endpoint, a script in a test."""
 
