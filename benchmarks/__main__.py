@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from transformers.utils import logging
 
-from benchmarks import batching, beam, labels, rollouts, scoring
+from benchmarks import batching, beam, endpoint, labels, rollouts, scoring
 from benchmarks.common import Row, machine, note, show, write
 from benchmarks.models import Bench
 
@@ -20,6 +20,7 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "labels": labels.measure,
     "beam": beam.measure,
     "scoring": scoring.measure,
+    "endpoint": endpoint.measure,
 }
 
 

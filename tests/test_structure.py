@@ -17,6 +17,7 @@ ROOMS = [
     "chain",
     "records",
     "store",
+    "row_index",
     "settings",
     "progress",
     "answers",

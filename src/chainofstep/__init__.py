@@ -10,8 +10,8 @@ from chainofstep.records import (
     Sampler,
     SamplingErrors,
     ScoreFailure,
-    StepScorer,
     StepRow,
+    StepScorer,
     StepScores,
 )
 

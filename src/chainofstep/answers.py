@@ -33,6 +33,8 @@ _NUMBER = re.compile(
     r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
     r"(?:[eE][-+]?[0-9]{1,2})?(?![\w.]*[0-9])"
 )
+#: A number with nothing beside it but its currency, percent or degree sign.
+_NUMBER_ALONE = re.compile(r"[-+\u2212]?\s*[$€£¥₹]?\s*" + _NUMBER.pattern + r"\s*[%°]?")
 _OPTION_WORD = r"(?:(?:option|choice)\s+)?"
 _LETTER_ALONE = re.compile(_OPTION_WORD + r"(?:\(([a-z])\)|([a-z])[).:]?)", re.IGNORECASE)
 _LETTER_FIRST = re.compile(_OPTION_WORD + r"(?:\(([a-z])\)|([a-z])[).:](?=\s))\s*(.+)", re.IGNORECASE | re.DOTALL)
@@ -60,6 +62,18 @@ def is_right(example: Example, answer: str | None) -> bool:
             "correct the answer or its kind"
         )
     return answer is not None and normalize(answer, example.answer_kind, example.choices) == gold
+
+
+def guess_kind(answer: str, choices: Sequence[str] = ()) -> AnswerKind:
+    """The kind of a gold answer that a data set gives without one.
+
+    A number only where the whole text is one, with at most a currency, percent or degree sign: `$1,200` is a number,
+    `12 years` and `1/8` are words.
+    """
+    if choices:
+        return "choice"
+    whole = _NUMBER_ALONE.fullmatch(answer.strip())
+    return "number" if whole and _number(answer) is not None else "word"
 
 
 def answer_key(example: Example, answer: str) -> str:

@@ -1,25 +1,20 @@
 """The gallery: pictures and chains, each step coloured by its PRM score and marked with the checker's truth."""
 
-from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
 from chainofstep.chain import ChainError, Step, parse_prefix
 from chainofstep.evaluate import family
-from chainofstep.records import Example
 from chainofstep.report.markup import Html, element
 from chainofstep.report.schema import GalleryRow
+from chainofstep.report.steps import answer_line, picture, step_item, unread
 from chainofstep.report.wording import decimal, method_name
 from chainofstep.store import read_records
 
 #: A score above it says "right", as in the PRM's accuracy.
 THRESHOLD = 0.5
-#: Pictures up to this many pixels a side are scaled up with square pixels.
-SMALL_PICTURE = 256
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,7 @@ def _card(chains: Sequence[ShownChain], folder: Path) -> Html:
     example = chains[0].row.example
     facts = element(
         "div",
-        _picture(folder / chains[0].row.picture, example),
+        picture(folder / chains[0].row.picture, f"Picture of {example.id}"),
         element("p", example.question, class_="question"),
         element("p", "Gold answer: ", element("strong", example.answer)),
         element("p", f"{example.source} · {example.id}", class_="aside source"),
@@ -117,27 +112,13 @@ def _card(chains: Sequence[ShownChain], folder: Path) -> Html:
     return element("article", facts, shown, class_="card", data_family=family(example))
 
 
-def _picture(path: Path, example: Example) -> Html:
-    try:
-        with Image.open(path) as image:
-            kind, size = image.get_format_mimetype(), image.size
-    except (OSError, UnidentifiedImageError) as error:
-        reason = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
-        return element("p", f"The picture {path.name} {reason}.", class_="missing")
-    source = f"data:{kind};base64,{b64encode(path.read_bytes()).decode('ascii')}"
-    small = "pixelated" if max(size) <= SMALL_PICTURE else None
-    return element(
-        "img", src=source, alt=f"Picture of {example.id}", width=size[0], height=size[1], class_=small, loading="lazy"
-    )  # fmt: skip
-
-
 def _chain(chain: ShownChain) -> Html:
     row = chain.row
     kinds = [kind for kind, holds in (("wrong", not row.answer_right), ("disagrees", chain.disagrees)) if holds]
     truths = row.truth or ()
-    scores = row.scores.steps if row.scores else ()
+    scores, answer_score = (row.scores.steps, row.scores.answer) if row.scores else ((), None)
     steps = [
-        _step(step, score, true)
+        step_item(step, score, _marks(score, true))
         for step, score, true in zip_longest(chain.steps, scores, truths)
         if isinstance(step, Step)
     ]
@@ -145,21 +126,10 @@ def _chain(chain: ShownChain) -> Html:
         "section",
         element("h4", method_name(row.method), element("span", row.note, class_="aside") if row.note else None),
         element("ol", steps, class_="steps") if steps else None,
-        _unread(chain) if chain.problem else None,
-        _answer(row),
+        unread(chain.problem, chain.rest) if chain.problem else None,
+        answer_line(row.answer, answer_score, _marks(answer_score, row.answer_right)),
         class_="chain",
         data_kinds=" ".join(kinds),
-    )
-
-
-def _step(step: Step, score: float | None, true: bool | None) -> Html:
-    return element(
-        "li",
-        element("p", _marks(score, true), element("strong", step.name), class_="step-head"),
-        element("p", step.thought),
-        element("p", step.reflection, class_="aside"),
-        class_="scored" if score is not None else None,
-        style=_score_style(score),
     )
 
 
@@ -178,25 +148,3 @@ def _marks(score: float | None, true: bool | None) -> Html:
 def _truth(true: bool) -> Html:
     word = "right" if true else "wrong"
     return element("span", "✓" if true else "✗", class_=f"truth {word}", role="img", aria_label=word)
-
-
-def _answer(row: GalleryRow) -> Html:
-    score = row.scores.answer if row.scores else None
-    text = "none" if row.answer is None else row.answer
-    return element(
-        "p",
-        _marks(score, row.answer_right),
-        "Answer: ",
-        element("strong", text),
-        class_="answer scored" if score is not None else "answer",
-        style=_score_style(score),
-    )
-
-
-def _score_style(score: float | None) -> str | None:
-    return None if score is None else f"--score:{100 * score:.0f}%"
-
-
-def _unread(chain: ShownChain) -> Html:
-    text = element("pre", chain.rest.strip()) if chain.rest.strip() else None
-    return element("div", element("p", f"Not a whole chain: {chain.problem}.", class_="missing"), text)

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
-from chainofstep.report import tables
-from chainofstep.report.drawing import DARK, LIGHT, Plot, to_svg
+from chainofstep.report import frame, tables
+from chainofstep.report.frame import document, figure, figures, fold, header, note, own_file, section
 from chainofstep.report.gallery import ShownChain, gallery
 from chainofstep.report.markup import Child, Html, element
 from chainofstep.report.plots import (
@@ -22,8 +21,8 @@ from chainofstep.report.plots import (
 from chainofstep.report.schema import Accuracy, Results
 from chainofstep.report.wording import count, decimal, duration, percent, stage_label
 
-#: The browser itself refuses whatever is not in the file.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+#: The page's own script may run.
+POLICY = f"{frame.POLICY}; script-src 'unsafe-inline'"
 
 HEADLINE = "Accuracy of the greedy answer on unseen questions, all families. Intervals are 95%."
 TOKENS = "The same over the tokens sampled, without the ceiling."
@@ -42,29 +41,9 @@ class Run:
 def page(run: Run) -> str:
     """The whole document."""
     name = str(run.results.recipe["name"])
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{name}: chain-of-step run"),
-        element("style", Html(_themes() + _own_file("page.css"))),
-    )
-    sections = [_section(title, make(run)) for title, make in SECTIONS.items()]
-    script = element("script", Html(_own_file("page.js")))
-    body = element("body", _header(run, name), element("main", sections), script)
-    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
-
-
-def _own_file(name: str) -> str:
-    return (files("chainofstep.report") / name).read_text("utf-8")
-
-
-def _themes() -> str:
-    """The plots' palettes as CSS variables."""
-    light, dark = ("".join(f"--{name}:{value};" for name, value in theme.items()) for theme in (LIGHT, DARK))
-    return f":root{{{light}}}\n@media(prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+    sections = [section(title, make(run)) for title, make in SECTIONS.items()]
+    script = element("script", Html(own_file("page.js")))
+    return document(f"{name}: chain-of-step run", POLICY, _header(run, name), element("main", sections), script)
 
 
 def _header(run: Run, name: str) -> Html:
@@ -76,50 +55,11 @@ def _header(run: Run, name: str) -> Html:
         facts.append(f"{max(results.peak_memory_mb.values()) / 1000:.1f} GB of memory at most")
     if results.tokens:
         facts.append(f"{count(sum(results.tokens.values()))} sampled tokens")
-    links = [element("a", title, href=f"#{_anchor(title)}") for title in SECTIONS]
-    return element(
-        "header",
-        element("p", "Chain-of-step run", class_="kicker"),
-        element("h1", name),
-        element("p", " · ".join(facts), class_="aside"),
-        element("nav", links, aria_label="Sections"),
-    )
-
-
-def _anchor(title: str) -> str:
-    return title.lower().replace(" ", "-")
-
-
-def _section(title: str, content: Child) -> Html:
-    return element("section", element("h2", title), content, id=_anchor(title))
+    return header("Chain-of-step run", name, facts, SECTIONS)
 
 
 def _missing(key: str) -> Html:
     return element("p", f"Not in this run: results.json has no rows under “{key}”.", class_="missing")
-
-
-def _figure(plot: Plot | None, name: str, caption: str) -> Html | None:
-    if plot is None:
-        return None
-    return element(
-        "figure",
-        element("div", to_svg(plot, name), role="img", aria_label=caption, class_="scroll"),
-        element("figcaption", caption),
-    )
-
-
-def _figures(*figures: Html | None) -> Html:
-    """Figures, and tables that belong to them, side by side where there is room."""
-    return element("div", figures, class_="figures")
-
-
-def _fold(title: str, content: Child) -> Html | None:
-    """Content behind a click."""
-    return element("details", element("summary", title), content) if content else None
-
-
-def _note(text: str) -> Html:
-    return element("p", text, class_="note")
 
 
 # The sections, in the order of the page
@@ -130,7 +70,7 @@ def _summary(run: Run) -> Child:
     headline = tables.headline_table(results.accuracy)
     claims = tables.claim_list(results.claims)
     return [
-        _note(HEADLINE) if headline else None,
+        note(HEADLINE) if headline else None,
         headline or _missing("accuracy"),
         element("h3", "What the paper claims, and what this run shows"),
         claims or _missing("claims"),
@@ -143,22 +83,22 @@ def _accuracy(run: Run) -> Child:
         return _missing("accuracy")
     splits = tables.split_table(rows)
     return [
-        _figures(
-            _figure(accuracy_plot(rows), "accuracy", "Accuracy by stage, all families. Bands are 95% intervals."),
-            _figure(family_plot(rows), "family", "Accuracy by stage, each family by itself."),
+        figures(
+            figure(accuracy_plot(rows), "accuracy", "Accuracy by stage, all families. Bands are 95% intervals."),
+            figure(family_plot(rows), "family", "Accuracy by stage, each family by itself."),
         ),
         element("h3", "Unseen questions, by family"),
         tables.accuracy_table(rows, "unseen") or _missing("accuracy of unseen questions"),
         [element("h3", "Unseen, seen and held-out questions, all families"), splits] if splits else None,
         [_by_family(rows, split) for split in dict.fromkeys(row.split for row in rows if row.split != "unseen")],
-        _fold("What became of every question", tables.outcome_table(rows)),
+        fold("What became of every question", tables.outcome_table(rows)),
     ]
 
 
 def _by_family(rows: Sequence[Accuracy], split: str) -> Html | None:
     """The families of another split, folded; None where it has all families together only."""
     apart = any(row.split == split and row.family != "all" for row in rows)
-    return _fold(f"By family: {split}", tables.accuracy_table(rows, split)) if apart else None
+    return fold(f"By family: {split}", tables.accuracy_table(rows, split)) if apart else None
 
 
 def _search(run: Run) -> Child:
@@ -172,9 +112,9 @@ def _policy_search(run: Run, policy: str, number: int) -> Child:
     rows = run.results.methods
     return [
         element("h3", f"Policy: {stage_label(policy)}"),
-        _figures(
-            _figure(scaling_plot(rows, policy), f"scaling-{number}", SCALING),
-            _figure(scaling_plot(rows, policy, by_tokens=True), f"tokens-{number}", TOKENS),
+        figures(
+            figure(scaling_plot(rows, policy), f"scaling-{number}", SCALING),
+            figure(scaling_plot(rows, policy, by_tokens=True), f"tokens-{number}", TOKENS),
         ),
         tables.method_table(rows, policy),
         element("h4", "What a question costs, on average"),
@@ -188,8 +128,8 @@ def _step_weight(run: Run) -> Child:
         return _missing("step_weight")
     best = max(rows, key=lambda row: row.accuracy)
     found = f"Best here at {decimal(best.weight, 1)}, with {percent(best.accuracy)}; in the paper (Fig. 3) at 0.2."
-    figure = _figure(step_weight_plot(run.results), "weight", f"Best-of-N over the step weight. {found}")
-    return _figures(figure, tables.step_weight_table(rows))
+    shown = figure(step_weight_plot(run.results), "weight", f"Best-of-N over the step weight. {found}")
+    return figures(shown, tables.step_weight_table(rows))
 
 
 def _rounds(run: Run) -> Child:
@@ -200,14 +140,14 @@ def _rounds(run: Run) -> Child:
         "Mean steps per chain. In the paper (Fig. 6) three rounds go from 6.22 to 5.01 steps with the PRM's reward, "
         "and to 6.37 with the outcome's."
     )
-    return _figures(_figure(rounds_plot(run.results), "rounds", caption), tables.rounds_table(rows))
+    return figures(figure(rounds_plot(run.results), "rounds", caption), tables.rounds_table(rows))
 
 
 def _prm(run: Run) -> Child:
     results = run.results
     quality, caught = tables.prm_table(results.prm), tables.caught_table(results.prm_by_error)
     return [
-        _note("“Majority class” is what always saying the more frequent label would score.") if quality else None,
+        note("“Majority class” is what always saying the more frequent label would score.") if quality else None,
         quality or _missing("prm"),
         element("h3", "Wrong steps caught, by kind of error"),
         caught or _missing("prm_by_error"),
@@ -225,8 +165,8 @@ def _calibration(run: Run) -> Child:
     caption = (
         f"On the diagonal scores mean what they say; a dot grows with its count. Mean distance: {found or 'none'}."
     )
-    figure = _figure(calibration_plot(rows), "calibration", caption)
-    return _figures(figure, _fold("The numbers", tables.calibration_table(rows)))
+    shown = figure(calibration_plot(rows), "calibration", caption)
+    return figures(shown, fold("The numbers", tables.calibration_table(rows)))
 
 
 def _cost(run: Run) -> Child:
@@ -248,8 +188,8 @@ def _cost(run: Run) -> Child:
 def _recipe(run: Run) -> Child:
     recipe: Mapping[str, object] = run.results.recipe
     return [
-        _fold("The resolved recipe", tables.fields_table(recipe, ("Field", "Value"))),
-        _fold("Versions", tables.fields_table(run.results.versions, ("Package", "Version"))),
+        fold("The resolved recipe", tables.fields_table(recipe, ("Field", "Value"))),
+        fold("Versions", tables.fields_table(run.results.versions, ("Package", "Version"))),
     ]
 
 

@@ -5,24 +5,40 @@ install can do the rest, and `cos` answers fast.
 """
 
 from chainofstep.verbs.answer import Evaluation, ask, evaluate, run_models
+from chainofstep.verbs.build import EndpointSettings, build, build_config, judge_endpoints
+from chainofstep.verbs.corpus import card, check_rows, export_rows, import_rows, mix, split, stats
 from chainofstep.verbs.data import Paired, annotate, pairs, sample
+from chainofstep.verbs.judge import judge, merge_scores
 from chainofstep.verbs.run import make_mini_base, problems, report, run_recipe
 from chainofstep.verbs.train import Trained, train_dpo, train_prm, train_sft
 
 __all__ = [
+    "EndpointSettings",
     "Evaluation",
     "Paired",
     "Trained",
     "annotate",
     "ask",
+    "build",
+    "build_config",
+    "card",
+    "check_rows",
     "evaluate",
+    "export_rows",
+    "import_rows",
+    "judge",
+    "judge_endpoints",
     "make_mini_base",
+    "merge_scores",
+    "mix",
     "pairs",
     "problems",
     "report",
     "run_models",
     "run_recipe",
     "sample",
+    "split",
+    "stats",
     "train_dpo",
     "train_prm",
     "train_sft",

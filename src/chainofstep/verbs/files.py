@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,18 @@ def read_examples(path: Path) -> list[Example]:
     twice = [name for name, count in Counter(example.id for example in examples).items() if count > 1]
     if twice:
         raise ValueError(f"{path}: the id {twice[0]!r} occurs twice; give each example its own")
+    locate = locate_pictures(path)
+    return [replace(example, images=tuple(map(locate, example.images))) for example in examples]
+
+
+def locate_pictures(path: Path) -> Callable[[str], str]:
+    """How pictures that a file names are found: in its folder or, in a run's folder, in the run's."""
     folders = [path.parent, *(above for above in path.resolve().parents if (above / "recipe.json").is_file())]
-    return [replace(example, images=tuple(_found(image, folders) for image in example.images)) for example in examples]
 
+    def locate(image: str) -> str:
+        return str(next((folder / image for folder in folders if (folder / image).is_file()), folders[0] / image))
 
-def _found(image: str, folders: Sequence[Path]) -> str:
-    """The picture's path in the first folder that has it; in the first one of all if none has."""
-    return str(next((folder / image for folder in folders if (folder / image).is_file()), folders[0] / image))
+    return locate
 
 
 def existing(path: Path) -> Path:

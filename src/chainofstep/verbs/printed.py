@@ -1,13 +1,18 @@
 """What `cos eval` and `cos ask` print."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from chainofstep.evaluate import wilson
+from chainofstep.problems.stats import Stats
 from chainofstep.records import ScoreFailure, StepScores
 from chainofstep.report.wording import interval, percent
+from chainofstep.scoring.merge import Agreement
 from chainofstep.search import Cost, SearchResult
 from chainofstep.verbs.answer import Evaluation
 
@@ -51,3 +56,54 @@ def _score(score: float | None) -> tuple[str, str]:
     if score is None:
         return "      ", ""
     return f"{score:.2f}  ", "red" if score < 0.5 else "yellow" if score < 0.8 else "green"
+
+
+def print_stats(stats: Stats, console: Console) -> None:
+    """What a set holds."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
+    texts = f"{stats.unparseable:,} unparseable, {stats.prefixes:,} without an answer"
+    labels = f"{stats.label_kind}: {stats.right:,} right, {stats.neutral:,} neutral, {stats.wrong:,} wrong"
+    rows: list[tuple[str, int, str]] = [
+        ("rows", stats.rows, ", ".join(f"{name or 'no source'} {rows:,}" for name, rows in stats.by_source.items())),
+        ("questions", stats.questions, ", ".join(f"{kind} {rows:,}" for kind, rows in stats.by_answer_kind.items())),
+        ("pictures", stats.pictures, ""),
+        ("chains", stats.chains, texts),
+        ("step labels", stats.labels, f"{labels}, {stats.soft:,} soft" if stats.labels else ""),
+        ("pairs", stats.pairs, ""),
+        ("of evaluation splits", stats.evaluation_rows, ""),
+    ]
+    for what, count, more in rows:
+        table.add_row(*map(Text, (what, f"{count:,}", more)))
+    console.print(table)
+    _histogram("steps of a chain", stats.steps, console)
+    _histogram("words of a text, from", stats.words, console)
+
+
+def _histogram(title: str, counts: Mapping[int, int], console: Console) -> None:
+    """Counts by number, as bars."""
+    if not counts:
+        return
+    console.print(Text(title, style="bold"))
+    most = max(counts.values())
+    for value, count in sorted(counts.items()):
+        console.print(Text(f"{value:>6} {'█' * max(1, round(40 * count / most))} {count:,}"))
+
+
+def agreement_table(files: tuple[Path, Path], agreement: Agreement) -> Table:
+    """Steps that two files of labels call right or wrong, and how far they agree."""
+    kappa = "none" if agreement.kappa is None else f"{agreement.kappa:.3f}"
+    observed = "none" if agreement.observed is None else percent(agreement.observed)
+    title = f"{agreement.steps:,} steps, {observed} alike, Cohen's kappa {kappa}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    first, second = (str(path) for path in files)
+    for heading in ("", f"right in {second}", f"wrong in {second}"):
+        table.add_column(Text(heading), justify="right" if heading else "left")
+    table.add_row(Text(f"right in {first}"), f"{agreement.both:,}", f"{agreement.first_only:,}")
+    table.add_row(Text(f"wrong in {first}"), f"{agreement.second_only:,}", f"{agreement.neither:,}")
+    table.caption = (
+        f"{agreement.unmatched:,} rollouts that one of them could not score" if agreement.unmatched else None
+    )
+    return table

@@ -1,82 +1,44 @@
 """`cos`: every command calls one function of `chainofstep.verbs` and prints what it returns."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
-from typer.core import TyperGroup
 
-BAD_INPUT, STOPPED = 2, 130  # exit codes; typer's own for a wrong option is 2 too
-
-# The same arguments and options, wherever they occur.
-Examples = Annotated[Path, typer.Argument(metavar="EXAMPLES.jsonl", help="One example a row.", show_default=False)]
-Rollouts = Annotated[Path, typer.Argument(metavar="ROLLOUTS.jsonl", help="From `cos sample`.", show_default=False)]
-Scores = Annotated[Path, typer.Argument(metavar="SCORES.jsonl", help="From `cos annotate`.", show_default=False)]
-Model = Annotated[str, typer.Argument(help="A model's folder, or hub id.", show_default=False)]
-OutFile = Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="The file to write.", show_default=False)]
-OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write.", show_default=False)]
-Settings = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.", show_default=False)
-]
-N = Annotated[int, typer.Option("-n", help="Samples of a question; of a level, in beam search.")]
-Width = Annotated[int, typer.Option("--width", help="Beam search alone: chains kept a level; divides n.")]
-Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
-TopP = Annotated[float, typer.Option(help="Nucleus sampling.")]
-MaxTokens = Annotated[int, typer.Option(help="Sampled tokens of one chain.")]
-Seed = Annotated[int, typer.Option(help="Decides every sample.")]
-METHOD_NAMES = "greedy, self_consistency, best_of_n, weighted_vote, step_beam"
-
-
-class Commands(TyperGroup):
-    """Bad input is one line on stderr and exit code 2; Ctrl-C is one line and 130."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _complain("stopped: give the same command again, it goes on from what is finished")
-            raise typer.Exit(STOPPED) from None
-        except (ValueError, OSError, ModuleNotFoundError) as error:
-            foreign = isinstance(error, BrokenPipeError) or (error.__class__ is ModuleNotFoundError and _is_ours(error))
-            if ctx.params["debug"] or foreign:
-                raise
-            _complain(f"error: {one_line(error)}")
-            raise typer.Exit(BAD_INPUT) from None
-
-
-def _is_ours(error: Any) -> bool:
-    return (error.name or "").startswith("chainofstep")
-
-
-def _complain(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-def one_line(error: Exception) -> str:
-    """An error as one line: for pydantic's the first field that does not fit, for others all of the text."""
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        return f"not a {error.title}: {place}: {first['msg']}; correct it"
-    if isinstance(error, ModuleNotFoundError):
-        return f"{error.name} is not installed, and this command needs it: pip install 'chain-of-step[mini]'"
-    return " ".join(str(error).split())
-
+from chainofstep.cli.common import (
+    METHOD_NAMES,
+    Commands,
+    Concurrency,
+    Examples,
+    Judges,
+    KeyVariable,
+    MaxTokens,
+    Model,
+    N,
+    OutFile,
+    OutFolder,
+    Price,
+    RequestsPerMinute,
+    Rollouts,
+    Scores,
+    Seed,
+    Settings,
+    Temperature,
+    TokensPerMinute,
+    TopP,
+    Width,
+    command,
+    left_out,
+)
+from chainofstep.cli.data import data_app
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False
 )
 train_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Train a model from files: sft, prm, dpo.")
-
-
-def command(group: typer.Typer, name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command whose help ends with one example."""
-    return group.command(name, epilog=f"Example: {example}", no_args_is_help=True)
 
 
 @app.callback()
@@ -180,13 +142,7 @@ def train_dpo_command(
 
 def _trained(trained: Any) -> None:
     typer.echo(f"trained on {trained.rows} rows; wrote {trained.folder}")
-    _left_out("left out", trained.left_out)
-
-
-def _left_out(title: str, reasons: dict[str, int]) -> None:
-    for reason, count in sorted(reasons.items()):
-        if count:
-            typer.echo(f"{title}: {count} ({reason})")
+    left_out("left out", trained.left_out)
 
 
 # Data
@@ -218,7 +174,7 @@ def annotate_command(
     examples: Examples,
     rollouts: Rollouts,
     out: OutFile,
-    scorer: Annotated[str, typer.Option(help="checker, monte-carlo, prm or outcome.", show_default=False)],
+    scorer: Annotated[str, typer.Option(help="checker, monte-carlo, judge, prm or outcome.", show_default=False)],
     model: Annotated[str, typer.Option(help="The PRM, or the policy that Monte-Carlo goes on with.")] = "",
     n: Annotated[int, typer.Option("-n", help="Monte-Carlo: continuations of each step.")] = 16,
     max_tokens: MaxTokens = 256,
@@ -230,15 +186,32 @@ def annotate_command(
     adaptive: Annotated[
         bool, typer.Option("--adaptive", help="Monte-Carlo: stop once a label is settled; seek the first wrong step.")
     ] = False,
+    judge: Judges = [],  # noqa: B006
+    votes: Annotated[int, typer.Option(help="Judge: verdicts of each judge on each rollout.")] = 1,
+    neutral: Annotated[str, typer.Option(help="Judge: by_answer (the paper's rule) or half.")] = "by_answer",
+    key_variable: KeyVariable = "OPENAI_API_KEY",
+    concurrency: Concurrency = 64,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    price: Price = None,
 ) -> None:
     """Score each step of each rollout. The same command goes on with a file that was not finished."""
     from chainofstep import verbs
     from chainofstep.search import SearchConfig
 
+    if scorer == "judge":
+        shared = verbs.EndpointSettings(key_variable, concurrency, requests_per_minute, tokens_per_minute, prices=price)
+        kinds = verbs.judge(examples, rollouts, out, verbs.judge_endpoints(judge, shared, votes), votes, neutral)
+        _scored(kinds, out)
+        return
     config = SearchConfig(n=n, max_tokens=max_tokens, seed=seed)
     kinds = verbs.annotate(examples, rollouts, out, scorer, model, config, hard_threshold, adaptive)
+    _scored(kinds, out)
+
+
+def _scored(kinds: dict[str, int], out: Path) -> None:
     typer.echo(f"{kinds.pop('scored', 0)} rollouts scored in {out}")
-    _left_out("not scored", kinds)
+    left_out("not scored", kinds)
 
 
 @command(app, "pairs", "cos pairs examples.jsonl rollouts.jsonl scores.jsonl --out pairs.jsonl --threshold 0.3")
@@ -256,7 +229,7 @@ def pairs_command(
 
     found = verbs.pairs(examples, rollouts, scores, out, PairRule(threshold, per_question))
     typer.echo(f"{found.pairs} pairs from {found.questions} questions in {out}")
-    _left_out("no pair", found.refused)
+    left_out("no pair", found.refused)
     typer.echo(f"rejects: {found.rejects}")
 
 
@@ -324,6 +297,9 @@ def ask_command(
         print_answer(result, Console())
     if result.answer is None:
         raise typer.Exit(1)
+
+
+app.add_typer(data_app, name="data")
 
 
 # Documentation

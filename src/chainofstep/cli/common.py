@@ -1,0 +1,99 @@
+"""What all commands share: arguments that occur in several, and errors as one line."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from typer.core import TyperGroup
+
+BAD_INPUT, STOPPED = 2, 130  # exit codes; typer's own for a wrong option is 2 too
+
+# The same arguments and options, wherever they occur.
+Examples = Annotated[Path, typer.Argument(metavar="EXAMPLES.jsonl", help="One example a row.", show_default=False)]
+Rollouts = Annotated[Path, typer.Argument(metavar="ROLLOUTS.jsonl", help="From `cos sample`.", show_default=False)]
+Scores = Annotated[Path, typer.Argument(metavar="SCORES.jsonl", help="From `cos annotate`.", show_default=False)]
+Model = Annotated[str, typer.Argument(help="A model's folder, or hub id.", show_default=False)]
+OutFile = Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="The file to write.", show_default=False)]
+OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write.", show_default=False)]
+Settings = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeatable.", show_default=False)
+]
+N = Annotated[int, typer.Option("-n", help="Samples of a question; of a level, in beam search.")]
+Width = Annotated[int, typer.Option("--width", help="Beam search alone: chains kept a level; divides n.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+TopP = Annotated[float, typer.Option(help="Nucleus sampling.")]
+MaxTokens = Annotated[int, typer.Option(help="Sampled tokens of one chain.")]
+Seed = Annotated[int, typer.Option(help="Decides every sample.")]
+Judges = Annotated[
+    list[str], typer.Option("--judge", metavar="MODEL@URL", help="An LLM that labels steps; several vote.")
+]
+KeyVariable = Annotated[str, typer.Option(help="Environment variable with the endpoints' key.")]
+Concurrency = Annotated[int, typer.Option(help="Requests in flight at an endpoint.")]
+RequestsPerMinute = Annotated[int | None, typer.Option(help="Of an endpoint, at most.", show_default=False)]
+TokensPerMinute = Annotated[int | None, typer.Option(help="Of an endpoint, at most.", show_default=False)]
+Price = Annotated[
+    tuple[float, float] | None,
+    typer.Option(help="Dollars per million prompt and completion tokens.", show_default=False),
+]
+METHOD_NAMES = "greedy, self_consistency, best_of_n, weighted_vote, step_beam"
+
+
+class Commands(TyperGroup):
+    """Bad input is one line on stderr and exit code 2; Ctrl-C is one line and 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _complain("stopped: give the same command again, it goes on from what is finished")
+            raise typer.Exit(STOPPED) from None
+        except (ValueError, OSError, ModuleNotFoundError) as error:
+            foreign = isinstance(error, BrokenPipeError) or (error.__class__ is ModuleNotFoundError and _is_ours(error))
+            if ctx.params["debug"] or foreign:
+                raise
+            _complain(f"error: {one_line(error)}")
+            raise typer.Exit(BAD_INPUT) from None
+
+
+def _is_ours(error: Any) -> bool:
+    return (error.name or "").startswith("chainofstep")
+
+
+def _complain(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def one_line(error: Exception) -> str:
+    """An error as one line: for pydantic's the first field that does not fit, for others all of the text."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return f"not a {error.title}: {place}: {first['msg']}; correct it"
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"{error.name} is not installed, and this command needs it: pip install 'chain-of-step[{extra_of(error)}]'"
+        )
+    return " ".join(str(error).split())
+
+
+def extra_of(error: ModuleNotFoundError) -> str:
+    """The extra of this package that brings what is missing."""
+    name = (error.name or "").partition(".")[0]
+    extras = {"fastapi": "serve", "uvicorn": "serve"} | dict.fromkeys(
+        ("openai", "aiolimiter", "datasets", "pyarrow", "imagehash"), "data"
+    )
+    return extras.get(name, "mini")
+
+
+def command(group: typer.Typer, name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose help ends with one example."""
+    return group.command(name, epilog=f"Example: {example}", no_args_is_help=True)
+
+
+def left_out(title: str, reasons: dict[str, int]) -> None:
+    """A line for each reason that rows were left out for."""
+    for reason, count in sorted(reasons.items()):
+        if count:
+            typer.echo(f"{title}: {count} ({reason})")
