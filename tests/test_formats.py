@@ -213,10 +213,9 @@ def test_messages_of_text_are_read_for_trl():
 
 
 def test_trl_takes_the_rows():
-    from trl.data_utils import is_conversational, prepare_multimodal_messages
-
-    assert is_conversational(TRL)
-    prepared = prepare_multimodal_messages(TRL["prompt"] + TRL["completion"], images=["opened"])
+    data_utils = pytest.importorskip("trl.data_utils")
+    assert data_utils.is_conversational(TRL)
+    prepared = data_utils.prepare_multimodal_messages(TRL["prompt"] + TRL["completion"], images=["opened"])
     assert prepared[0]["content"] == [{"type": "image", "image": "opened"}, {"type": "text", "text": "Sum?"}]
 
 

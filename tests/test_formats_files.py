@@ -22,6 +22,8 @@ from chainofstep.store import read_records
 from chainofstep.verbs.files import read_examples, read_pools, read_scores
 from format_rows import ALL, DPO, PRM, PROCESSBENCH, SFT, TEXT, turns
 
+pytest.importorskip("pyarrow")
+pytest.importorskip("datasets")
 SHAREGPT, ROWS = FORMATS["sharegpt-step"], FORMATS["rows"]
 
 
@@ -376,22 +378,31 @@ if __name__ == "__main__":
 def test_a_killed_conversion_leaves_no_half_file_and_can_be_given_again(tmp_path):
     source, out, program = tmp_path / "in.jsonl", tmp_path / "out.parquet", tmp_path / "program.py"
     program.write_text(PROGRAM, "utf-8")
-    text = "".join(line(sft(number, 7)) + "\n" for number in range(20_000))
+    text = "".join(line(sft(number, 7)) + "\n" for number in range(8_000))
     source.write_text(text, "utf-8")
     command = [sys.executable, str(program), str(source), str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stdout is not None and 0 < int(process.stdout.readline()) < 20_000
+        assert process.stdout is not None and 0 < int(process.stdout.readline()) < 8_000
         workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert [path for path in folder_names(tmp_path) if not path.startswith(".")] == ["in.jsonl", "program.py"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
-    assert done.stdout.splitlines()[-1] == "done 20000 20000"
+    assert done.stdout.splitlines()[-1] == "done 8000 8000"
     assert folder_names(tmp_path) == ["in.jsonl", "out.parquet", "out.rejects.jsonl", "program.py"]
     deadline = time.monotonic() + 10
     while alive := [number for number in workers if _runs(number)]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.2)
+
+
+def test_the_benchmark_of_a_whole_corpus_runs():
+    root = Path(__file__).parents[1]
+    if not (root / "benchmarks").exists():
+        pytest.skip("this copy of the project has no benchmarks")
+    command = [sys.executable, "-m", "benchmarks.corpus", "--rows", "50", "--workers", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
+    assert json.loads(done.stdout)["rows"] == 50
 
 
 def _runs(number):

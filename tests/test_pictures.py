@@ -78,6 +78,7 @@ def test_paths_inside_are_taken_whether_they_exist_or_not(tmp_path, path):
         ("", "empty"),
         ("  ", "empty"),
         ("a\0.png", "NUL"),
+        ("a\ud800.png", "surrogates"),
     ],
 )
 def test_paths_that_lead_or_may_lead_out_are_refused(tmp_path, path, kind):

@@ -32,7 +32,8 @@ def reasons(found):
 
 def test_bad_lines_are_rejects_with_their_place_and_stop_nothing(tmp_path):
     chart(tmp_path / "a.png")
-    write_items(tmp_path, [question(1), "{no json", "[1, 2]", '"text"', '{"id": NaN}', "", question(1), question(2)])
+    broken = ["{no json", "[1, 2]", '"text"', '{"id": NaN}', "", r'{"id": "\ud800"}']
+    write_items(tmp_path, [question(1), *broken, question(1), question(2)])
     with (tmp_path / "items.jsonl").open("ab") as file:
         file.write(json.dumps(question(3)).encode()[:-1] + b', "type": "caf\xe9"}\n')
         file.write(json.dumps(question(4, type="café"), ensure_ascii=False).encode("utf-16") + b"\n")
@@ -44,11 +45,11 @@ def test_bad_lines_are_rejects_with_their_place_and_stop_nothing(tmp_path):
     assert kinds["not JSON"] >= 4
     rejects = {one.place.rsplit(":", 1)[1]: one for one in found if isinstance(one, Reject)}
     assert rejects["2"].reason.startswith("not JSON: ") and rejects["2"].row == "{no json"
-    assert rejects["9"].reason.startswith("not UTF-8: byte ") and "0xe9" in rejects["9"].reason
-    assert rejects["7"].row == question(1)
-    assert all("\n" not in reject.reason for reject in rejects.values()) and json.dumps(
-        [r.row for r in rejects.values()]
-    )
+    assert rejects["7"].reason.startswith("not UTF-8: half of") and rejects["7"].row == r'{"id": "\ud800"}'
+    assert rejects["8"].row == question(1)
+    assert rejects["10"].reason.startswith("not UTF-8: byte ") and "0xe9" in rejects["10"].reason
+    assert all("\n" not in reject.reason for reject in rejects.values())
+    assert json.dumps([reject.row for reject in rejects.values()], ensure_ascii=False).encode("utf-8")
 
 
 def test_bad_pictures_are_rejects_and_none_leads_out(tmp_path):

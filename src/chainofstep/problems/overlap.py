@@ -99,6 +99,8 @@ class OverlapIndex:
 
     def matches(self, example: Example) -> list[Overlap]:
         """One match by picture and question; where there is none, the nearest picture and the first question."""
+        if not self._examples:
+            return []  # nothing to compare with: pictures need not be read
         distances = self._near(example.images)
         questions = self._questions.get(normalized_question(example.question), [])
         both = [number for number in questions if number in distances]

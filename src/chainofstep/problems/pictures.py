@@ -44,8 +44,8 @@ def inside(root: Path, path: str) -> Path:
         try:
             if not (root / path).resolve().is_relative_to(root.resolve()):
                 reason = "a link that leads out of the folder"
-        except (OSError, RuntimeError) as error:  # a circle of links, a name too long
-            reason = str(error)
+        except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a name too long or not writable
+            reason = _one_line(error)
     if reason:
         raise PictureError(f"unsafe picture path: {path[:200]!r} ({reason}): give a path inside {root}")
     return root / path

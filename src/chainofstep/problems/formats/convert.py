@@ -202,7 +202,7 @@ def convert_chunk(work: Work, chunk: Chunk) -> Part:
                 entries.append(work.prepare(found))
                 part.rows.append(Prepared(place, number, key_of(found, work.format), found.example.id))
                 continue
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 found = Reject(f"{chunk.path}:{number}", str(error), row)
         part.rejects.append((number, found))
     part.packed = entries if work.schema is None else parquet.pack(entries, work.schema)

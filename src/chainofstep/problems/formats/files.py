@@ -88,7 +88,7 @@ def step_of(chunk: Chunk, number: int, row: Row | Reject, format: Format) -> Ste
         return row
     try:
         return format.read(row, f"{chunk.path.stem}-{number}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return Reject(f"{chunk.path}:{number}", str(error), row)
 
 

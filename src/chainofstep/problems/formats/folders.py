@@ -78,7 +78,10 @@ def _of_example(row: Row | Reject) -> Row | Reject:
 
 
 def _of_pair(example: Row, row: Row) -> Row | Reject:
-    return {"example": example, "text": row.get("chosen"), "rejected": row.get("rejected")}
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    if not isinstance(chosen, str) or not isinstance(rejected, str):
+        return Reject("", "wrong field: chosen and rejected: expected two texts", row)
+    return {"example": example, "text": chosen, "rejected": rejected}
 
 
 def _of_rollouts(example: Row, row: Row, scored: Row | None) -> list[Row | Reject]:

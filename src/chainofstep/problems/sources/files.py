@@ -52,7 +52,7 @@ def _document(path: Path) -> Iterator[Found]:
     elif any(isinstance(row, dict) and len(row) > 1 for row in value.values()):
         yield from (_row(f"{path}:{key}", row, {"id": key}) for key, row in value.items())
     else:
-        yield str(path), value
+        yield _row(str(path), value)
 
 
 def _table(path: Path) -> Iterator[Found]:
@@ -75,6 +75,10 @@ def _row(place: str, value: Any, more: dict[str, str] | None = None) -> Found:
         return value
     if not isinstance(value, dict):
         return Reject(place, f"wrong type: the row is {type(value).__name__}, not an object", value)
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:  # JSON can spell it, no file can hold it
+        return Reject(place, "not UTF-8: half of a surrogate pair", json.dumps(value))
     return place, {**(more or {}), **value}
 
 
