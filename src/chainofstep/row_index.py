@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +19,10 @@ class RowIndex:
 
     def __init__(self, path: Path):
         self.path = path
-        self.offsets: dict[str, int] = {}
+        self.offsets: Mapping[str, int] = {}
         if path.is_file():
-            self._read()
-
-    def _read(self) -> None:
-        offset = 0
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    name = self._id(line, number)
-                    if name in self.offsets:
-                        raise ValueError(f"{self.path}:{number}: the id {name!r} occurs twice; give each row its own")
-                    self.offsets[name] = offset
-                offset += len(line)
-
-    def _id(self, line: bytes, number: int) -> str:
-        first = _ID_FIRST.match(line)
-        try:
-            name = json.loads(first[1] if first else line)
-            return str(name if first else name["id"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path}:{number}: no row with an id; mend or delete the line") from error
+            found = path.stat()
+            self.offsets = _offsets(path, found.st_size, found.st_mtime_ns)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -58,3 +41,27 @@ class RowIndex:
                     raise ValueError(f"{self.path} has no row {name!r}; give the command that wrote it again")
                 file.seek(self.offsets[name])
                 yield json.loads(file.readline())
+
+
+@lru_cache(maxsize=4)  # several stages ask for the same files; size and time tell one that has grown
+def _offsets(path: Path, size: int, changed: int) -> Mapping[str, int]:
+    offsets: dict[str, int] = {}
+    offset = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                name = _id(path, line, number)
+                if name in offsets:
+                    raise ValueError(f"{path}:{number}: the id {name!r} occurs twice; give each row its own")
+                offsets[name] = offset
+            offset += len(line)
+    return offsets
+
+
+def _id(path: Path, line: bytes, number: int) -> str:
+    first = _ID_FIRST.match(line)
+    try:
+        name = json.loads(first[1] if first else line)
+        return str(name if first else name["id"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}:{number}: no row with an id; mend or delete the line") from error
