@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from chainofstep import cli
 from chainofstep.chain import Chain, Step, render
+from chainofstep.cli.common import BAD_INPUT, one_line
+from chainofstep.problems.formats import FORMATS
 from chainofstep.records import Example, StepScores, from_row, to_row
 from chainofstep.scoring.pairs import PairRule
 from chainofstep.search import METHODS, Cost, SearchConfig, SearchResult
@@ -43,12 +45,12 @@ def cos(*words, code=0):
     """What the command prints on stdout; its stderr where it ends with another code than 0."""
     result = CliRunner().invoke(cli.app, [str(word) for word in words], env={"COLUMNS": "200"})
     assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
-    return result.stderr if code == cli.BAD_INPUT else result.stdout
+    return result.stderr if code == BAD_INPUT else result.stdout
 
 
 def error(*words):
     """The one line on stderr."""
-    message = cos(*words, code=cli.BAD_INPUT)
+    message = cos(*words, code=BAD_INPUT)
     assert message.startswith("error: ") and message.count("\n") == 1, message
     return message.removeprefix("error: ").strip()
 
@@ -64,6 +66,8 @@ def test_the_commands_are_those_of_the_method():
     assert {" ".join(words) for words in COMMANDS} == {
         *("run", "report", "problems", "train sft", "train prm", "train dpo"),
         *("sample", "annotate", "pairs", "eval", "ask"),
+        *("data sources", "data build", "data import", "data export", "data check", "data stats"),
+        *("data split", "data mix", "data merge", "data card"),
     }
 
 
@@ -82,6 +86,7 @@ def test_help_names_every_choice():
     assert all(name in cos("run", "--help") for name in (*recipes, "mini-base"))
     assert all(name in cos("annotate", "--help") for name in SCORERS)
     assert all(name in cos("eval", "--help") for name in METHODS)
+    assert all(name in cos("data", "import", "--help") for name in FORMATS)
 
 
 def test_help_does_not_wait_for_heavy_packages():
@@ -160,7 +165,7 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
 def test_pydantic_errors_become_one_line():
     with pytest.raises(ValueError) as caught:
         from_row(StepScores, {"steps": ["high"]})
-    assert cli.one_line(caught.value) == (
+    assert one_line(caught.value) == (
         "not a StepScores: steps.0: Input should be a valid number, unable to parse string as a number; correct it"
     )
 

@@ -30,6 +30,7 @@ from chainofstep.llm import (
 from chainofstep.llm.cache import Cache
 from chainofstep.llm.request import request_key
 from chainofstep.llm.stand_in import MODEL, StandIn
+from chainofstep.store import DiskFull
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}}
@@ -173,8 +174,10 @@ def test_requests_keep_to_the_limits(cache, limits, prompt, seconds):
     with StandIn(lambda asked: asked.text + "12345678") as server:
         prompts = [replace(prompt, sample=i) for i in range(4 if seconds == 1.0 else 12)]
         answers_of(endpoint_of(server, **limits), prompts, cache)
-        gaps = [later - earlier for earlier, later in pairwise(server.counts.arrivals)]
-    assert min(gaps) > 0.8 * seconds and sum(gaps) / len(gaps) < 1.5 * seconds
+        arrivals = server.counts.arrivals
+    gaps = [later - earlier for earlier, later in pairwise(arrivals)]
+    assert 0.9 * seconds * len(gaps) < arrivals[-1] - arrivals[0] < 2 * seconds * len(gaps)
+    assert min(gaps) > 0.3 * seconds  # evenly, as far as a busy machine lets them
 
 
 def test_true_tokens_move_the_next_turn(cache):
@@ -266,6 +269,13 @@ def test_two_jobs_share_a_cache(server, cache):
         others.put(bytes(32), replace(reply, text="later"))
         assert mine.get(bytes(32)) == others.get(bytes(32)) == replace(reply, cached=True)
         assert mine.get(b"1" * 32) is None
+
+
+def test_a_full_disk_is_named(cache):
+    with Cache(cache) as kept:
+        kept._database.execute("PRAGMA max_page_count = 8")
+        with pytest.raises(DiskFull, match="no disk space left to write"):
+            kept.put(bytes(32), Reply("x" * 100_000, 1, 1, "stop", "m", structured=False))
 
 
 def test_a_large_cache_opens_at_once(cache):

@@ -56,10 +56,15 @@ def answers_of(endpoint, prompts, cache):
 RETRIED = ["hang", "busy", "server_error", "cut", "not_json", "error_object", "empty", "drip"]
 
 
+def timeout_of(fault):
+    """Short only where it is waited for."""
+    return 0.5 if fault in ("hang", "drip") else 30.0
+
+
 @pytest.mark.parametrize("fault", RETRIED)
 def test_a_fault_that_passes_is_tried_again(fault, cache):
     with StandIn(echo, faults=Faults(**{fault: Fault(first=3)})) as server:
-        told, spending = answers_of(endpoint_of(server, timeout_seconds=0.3), prompts_of(2), cache)
+        told, spending = answers_of(endpoint_of(server, timeout_seconds=timeout_of(fault)), prompts_of(2), cache)
         assert server.counts.faults == {fault: 3} and server.counts.requests == 5
     assert [told[id].text for id in "01"] == ["You said: question 0", "You said: question 1"]
     assert (spending.requests, spending.retries, spending.failed) == (5, 3, 0)
@@ -68,8 +73,8 @@ def test_a_fault_that_passes_is_tried_again(fault, cache):
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("hang", "time-out: no whole reply within 0.2 s (2 attempts)"),
-        ("drip", "time-out: no whole reply within 0.2 s (2 attempts)"),
+        ("hang", "time-out: no whole reply within 0.5 s (2 attempts)"),
+        ("drip", "time-out: no whole reply within 0.5 s (2 attempts)"),
         ("busy", "HTTP 429: too many requests (2 attempts)"),
         ("server_error", "HTTP 500: the engine died (2 attempts)"),
         ("cut", "cut reply: peer closed connection without sending complete message body"),
@@ -80,7 +85,9 @@ def test_a_fault_that_passes_is_tried_again(fault, cache):
 )
 def test_a_fault_that_stays_fails_the_prompt_and_is_not_kept(fault, reason, cache):
     with StandIn(echo, faults=Faults(**{fault: Fault(rate=1.0)})) as server:
-        told, spending = answers_of(endpoint_of(server, attempts=2, timeout_seconds=0.2), prompts_of(1), cache)
+        told, spending = answers_of(
+            endpoint_of(server, attempts=2, timeout_seconds=timeout_of(fault)), prompts_of(1), cache
+        )
         assert server.counts.requests == 2
     assert told["0"].reason.startswith(reason) and told["0"].passing
     assert (spending.failed, spending.retries) == (1, 1)
@@ -109,11 +116,11 @@ def test_a_refused_prompt_is_asked_once_and_fails_alone(cache):
     assert (spending.requests, spending.failed, spending.retries) == (40, 20, 0)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_all_prompts_are_answered_once_under_mixed_faults(seed, cache):
     mixed = {name: Fault(rate=0.05) for name in (*RETRIED, "half")}
     with StandIn(echo, latency=0.01, faults=Faults(**mixed, seed=seed)) as server:
-        endpoint = endpoint_of(server, concurrency=16, timeout_seconds=0.4, attempts=12)
+        endpoint = endpoint_of(server, concurrency=16, timeout_seconds=1.5, attempts=12)
         told, spending = answers_of(endpoint, prompts_of(120), cache)
         assert server.counts.most_in_flight <= 16
         assert sum(server.counts.faults[name] for name in RETRIED) == spending.retries > 20
@@ -135,12 +142,12 @@ def test_faults_strike_by_number_or_by_body():
 
 
 def test_nobody_is_asked_before_retry_after_has_passed(cache):
-    """The first four are in flight together; one of them is told to wait a second, and the others are soon back."""
+    """The first four are in flight together when one of them is told to wait a second."""
     faults = Faults(busy=Fault(first=1), retry_after="1")
-    with StandIn(echo, latency=0.1, faults=faults) as server:
+    with StandIn(echo, latency=0.4, faults=faults) as server:
         told, _ = answers_of(endpoint_of(server, concurrency=4), prompts_of(12), cache)
         arrivals = server.counts.arrivals
-    told_to_wait = arrivals[0] + 0.1  # no request before this knows
+    told_to_wait = arrivals[0] + 0.4
     late = [arrival - told_to_wait for arrival in arrivals if arrival > told_to_wait + 0.05]
     assert len(late) >= 9 and min(late) > 0.95
     assert all(isinstance(outcome, Reply) for outcome in told.values())
@@ -282,6 +289,12 @@ def test_a_server_that_goes_away_is_waited_for(cache):
     assert "20 prompts in a row failed, the last with no connection" in one_line(caught)
     failures = [outcome for outcome in told if isinstance(outcome, Failure)]
     assert len(failures) == 19 and all(failure.passing for failure in failures)
+
+
+def test_failures_that_are_not_in_a_row_stop_nothing(cache):
+    with StandIn(echo, faults=Faults(server_error=Fault(every=2))) as server:
+        told, spending = answers_of(endpoint_of(server, concurrency=1, attempts=1), prompts_of(60), cache)
+    assert (spending.failed, len(told)) == (30, 60)
 
 
 def test_where_every_prompt_is_refused_the_settings_are_at_fault(cache):

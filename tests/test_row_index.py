@@ -13,7 +13,12 @@ def written(path, lines):
 
 
 def test_ids_in_order_and_rows_in_any(tmp_path):
-    rows = [{"id": "a", "value": 1}, {"value": 2, "id": "b"}, {"id": 'quoted " \\ é', "value": 3}, {"id": 7, "value": 4}]
+    rows = [
+        {"id": "a", "value": 1},
+        {"value": 2, "id": "b"},
+        {"id": 'quoted " \\ é', "value": 3},
+        {"id": 7, "value": 4},
+    ]
     index = RowIndex(written(tmp_path / "rows.jsonl", [json.dumps(rows[0]), "", *map(json.dumps, rows[1:])]))
     assert list(index) == ["a", "b", 'quoted " \\ é', "7"] and len(index) == 4
     assert "b" in index and "c" not in index

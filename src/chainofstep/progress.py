@@ -20,7 +20,9 @@ def progress(title: str, total: int | None) -> Iterator[Tick]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     times = (TextColumn("elapsed"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     note = TextColumn("{task.fields[note]}")
-    with Progress(*columns, *times, note, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    # A file that standard error goes to wants lines, not a bar.
+    with Progress(*columns, *times, note, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total, note="")
 
         def tick(done: int, note: str = "") -> None:

@@ -37,6 +37,7 @@ Price = Annotated[
     tuple[float, float] | None,
     typer.Option(help="Dollars per million prompt and completion tokens.", show_default=False),
 ]
+WITHOUT_ARGUMENTS = {"sources"}
 METHOD_NAMES = "greedy, self_consistency, best_of_n, weighted_vote, step_beam"
 
 
@@ -88,8 +89,9 @@ def extra_of(error: ModuleNotFoundError) -> str:
 
 
 def command(group: typer.Typer, name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command whose help ends with one example."""
-    return group.command(name, epilog=f"Example: {example}", no_args_is_help=True)
+    """A command whose help ends with one example; called without arguments it shows its help, if it needs any."""
+    alone = name in WITHOUT_ARGUMENTS
+    return group.command(name, epilog=f"Example: {example}", no_args_is_help=not alone)
 
 
 def left_out(title: str, reasons: dict[str, int]) -> None:

@@ -5,6 +5,7 @@ While it is open a FILE-wal stands beside it and belongs to it.
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,13 +36,25 @@ class Cache:
         with self._naming_the_file():
             # With a write-ahead log readers and a writer do not wait for one another. NORMAL leaves out the fsync of
             # each commit: a killed process loses nothing, a power cut the last seconds.
-            self._database.execute("PRAGMA journal_mode = WAL")
+            self._write_ahead()
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._database.execute(
                 "CREATE TABLE IF NOT EXISTS replies (key BLOB PRIMARY KEY, text TEXT, prompt_tokens INTEGER,"
                 " completion_tokens INTEGER, finish_reason TEXT, model TEXT, structured INTEGER)"
             )
             self.get(bytes(32))  # a table of the same name may hold other things
+
+    def _write_ahead(self) -> None:
+        """Of two processes that make the file at once, SQLite turns one away here without waiting."""
+        give_up = time.monotonic() + _SECONDS_FOR_OTHERS
+        while True:
+            try:
+                self._database.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                    raise
+            time.sleep(0.02)
 
     def get(self, key: bytes) -> Reply | None:
         """The kept reply, marked as cached."""

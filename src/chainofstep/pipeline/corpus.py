@@ -245,7 +245,7 @@ class Build:
         examples = Examples(self.path("sft", "examples.jsonl"))
         stats = write_set(sft_rows(examples.read(list(examples))), self.folder.path, SFT_FILES)
         assert self.config.teacher is not None
-        cards = sft_card(stats, self.folder.path, self.config.teacher, self.config.note)
+        cards = sft_card(stats, self.folder.path, self.config.teacher, self.config.filters.without, self.config.note)
         return [*map(self.path, SFT_FILES), *cards]
 
     # Solutions and their step labels

@@ -91,9 +91,10 @@ def endpoint_facts(endpoint: Endpoint, prompt: str) -> dict[str, str]:
     return {**settings, "prompt": prompt}
 
 
-def sft_card(stats: Stats, folder: Path, endpoint: Endpoint, note: str) -> Sequence[Path]:
-    """The card of the SFT set."""
-    made_by = (("Teacher", endpoint_facts(endpoint, teacher.prompt_hash("teach"))),)
+def sft_card(stats: Stats, folder: Path, endpoint: Endpoint, off: Sequence[str], note: str) -> Sequence[Path]:
+    """The card of the SFT set; `off` are the filters that were switched off."""
+    facts = endpoint_facts(endpoint, teacher.prompt_hash("teach"))
+    made_by = [("Teacher", facts), *([("Filters", {"off": ", ".join(off)})] if off else [])]
     return _card("SFT chains", "sft", stats, folder, made_by, note, filters=_read(folder / "sft" / "filters.json"))
 
 
@@ -106,7 +107,7 @@ def prm_card(
         facts = endpoint_facts(each, judge.prompt_hash()) | {"votes on a solution": str(votes)}
         made_by.append((f"Judge {number}", facts))
     made_by.append(("Left out", {"solutions without a verdict": f"{failed:,}"}))
-    return _card("PRM labels", "prm", stats, folder, tuple(made_by), note)
+    return _card("PRM labels", "prm", stats, folder, made_by, note)
 
 
 def _card(
@@ -114,7 +115,7 @@ def _card(
     name: str,
     stats: Stats,
     folder: Path,
-    made_by: tuple[tuple[str, Mapping[str, str]], ...],
+    made_by: Sequence[tuple[str, Mapping[str, str]]],
     note: str,
     filters: Mapping[str, Any] | None = None,
 ) -> Sequence[Path]:
@@ -122,7 +123,7 @@ def _card(
     title = f"{purpose} of {', '.join(source.title for source in sources) or 'nothing'}"
     overlap = _read(folder / "examples" / "overlap.json")
     warnings = (note,) if note else ()
-    card = Card(title, purpose, stats, sources, made_by, filters, overlap, (), warnings, versions())
+    card = Card(title, purpose, stats, sources, tuple(made_by), filters, overlap, (), warnings, versions())
     return write_card(card, folder / name, folder)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from chainofstep.answers import is_right
 from chainofstep.chain import ALL_TOKENS, Chain, Step
+from chainofstep.problems.formats.base import chain_of
 from chainofstep.problems.skeleton import Draft
 from chainofstep.records import Example, Reject, StepRow
 
@@ -191,10 +192,12 @@ class RowFilter:
     config: FilterConfig = field(default_factory=FilterConfig)
 
     def __call__(self, row: StepRow) -> str | None:
-        if row.chain is None:
-            return f"parses: {row.parsed}"
         try:
-            return refusal(row.example, draft_of(row.chain), self.config)
+            chain = chain_of(row)
+        except ValueError as error:
+            return f"parses: {str(error).removeprefix('no chain: ')}"
+        try:
+            return refusal(row.example, draft_of(chain), self.config)
         except ValueError as error:  # a gold answer that cannot be read
             return f"right_answer: {error}"
 

@@ -28,7 +28,7 @@ class Stats:
     """
 
     rows: int = 0
-    questions: int = 0  # distinct ids of examples
+    questions: int = 0  # distinct questions, each with its pictures
     pictures: int = 0  # distinct paths
     by_source: dict[str, int] = field(default_factory=dict)  # rows
     by_answer_kind: dict[str, int] = field(default_factory=dict)  # rows
@@ -94,7 +94,7 @@ class Stats:
     def _count_example(self, example: Example) -> None:
         _tick(self.by_source, example.source)
         _tick(self.by_answer_kind, example.answer_kind)
-        self._seen_questions.add(hash(example.id))
+        self._seen_questions.add(hash((example.question, example.images)))
         self._seen_pictures.update(map(hash, example.images))
         self.questions, self.pictures = len(self._seen_questions), len(self._seen_pictures)
         self.evaluation_rows += bool(example.meta.get("evaluation_split"))

@@ -13,7 +13,7 @@ from chainofstep.settings import resolved
 from chainofstep.store import file_hash
 from chainofstep.verbs.files import choose, claim, fingerprint, read_examples, read_pools, read_scores, write_lines
 
-SCORERS = ("checker", "monte-carlo", "prm", "outcome")
+SCORERS = ("checker", "monte-carlo", "judge", "prm", "outcome")
 MONTE_CARLO = SearchConfig()
 
 
@@ -45,6 +45,8 @@ def annotate(
     `adaptive` stops a step's rollouts once its label is settled (see `scoring.adaptive`).
     """
     choose(scorer, SCORERS, "scorer")
+    if scorer == "judge":
+        raise ValueError("scorer judge asks endpoints and takes no model; call verbs.judge")
     if scorer in ("prm", "monte-carlo") and not model:
         raise ValueError(f"scorer {scorer} has no model; give its folder with --model")
     read = read_examples(examples)

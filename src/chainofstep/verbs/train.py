@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chainofstep.chain import REASONING_TOKENS, render
-from chainofstep.records import Pair, ScoreFailure
+from chainofstep.problems.formats import labelled
+from chainofstep.records import Pair, ScoreFailure, StepRow
 from chainofstep.settings import apply_overrides
 from chainofstep.store import read_records
 from chainofstep.verbs.files import existing, model_path, read_examples, read_pools, read_scores
@@ -66,10 +67,15 @@ def train_prm(
     rows, left_out = [], Counter[str]()
     for example, pool, scored in zip(read, pools, read_scores(scores, read, pools), strict=True):
         for rollout, labels in zip(pool, scored, strict=True):
-            if rollout.chain is None or isinstance(labels, ScoreFailure):
+            if isinstance(labels, ScoreFailure):
                 left_out["no chain" if rollout.chain is None else "no labels"] += 1
+                continue
+            try:  # a chain may stop before its answer, and labels may stop before the chain does
+                chain, known = labelled(StepRow(example, rollout.text, labels))
+            except ValueError as error:
+                left_out[str(error).partition(":")[0]] += 1
             else:
-                rows.append(PrmRow(example, rollout.chain, labels.steps, labels.answer))
+                rows.append(PrmRow(example, chain, known.steps, known.answer))
     vlm = _load(backbone)
     add_step_tokens(vlm)
     train(vlm, rows, config, _other_folder(out, backbone))
