@@ -1,7 +1,7 @@
 """A corpus of step data converted to parquet: seconds and memory, for as many rows as the paper's.
 
-`python -m benchmarks.corpus --rows 300000` measures the whole of it: about 1 GB of the authors' SFT rows are written
-to a temporary folder, parsed, filtered by their number of steps and written as parquet.
+About 1 GB of the authors' SFT rows is written to a temporary folder, parsed, tried against all format filters and
+written as parquet; `python -m benchmarks.corpus --rows 30000` does it for fewer.
 """
 
 import json
@@ -18,6 +18,7 @@ import psutil
 import typer
 
 from chainofstep.chain import Chain, Step, render
+from chainofstep.problems.filters import RowFilter
 from chainofstep.problems.formats import FORMATS
 from chainofstep.problems.formats.convert import Converted, convert
 from chainofstep.records import Example, StepRow
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 FULL = 300_000  # rows of ShareGPT-Step-300K
 SECONDS, MEGABYTES = 90.0, 1024.0  # goals for all of them on two cores, for all processes together
-PART = 100_000  # rows in `make bench`: enough that starting the processes is a small part of the time
 WORDS = ["the", "row", "of", "values", "shows", "that", "three", "plus", "four", "is", "seven", "as", "read", "here"]
 
 
@@ -49,13 +49,6 @@ def write_corpus(path: Path, rows: int) -> None:
             example = Example(f"q{number}", f"What is the sum of row {number}?", (f"images/{number}.png",), "", "word")
             row = write(StepRow(example, chains[number % 1000]))
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def enough_steps(row: StepRow) -> str | None:
-    """The filter of the measurement: the chain parses and has 5 to 10 steps (paper A2)."""
-    if row.chain is None:
-        return "no chain"
-    return None if 5 <= len(row.chain.steps) <= 10 else f"number of steps: {len(row.chain.steps)}"
 
 
 class Memory:
@@ -93,33 +86,33 @@ def run(
         write_corpus(source, rows)
         with Memory() as memory:
             start = time.perf_counter()
-            done: Converted = convert(source, None, out, FORMATS["rows"], enough_steps, workers)
+            done: Converted = convert(source, None, out, FORMATS["rows"], RowFilter(), workers)
             seconds = time.perf_counter() - start
-        assert done.read == rows and done.written == rows - done.rejects["number of steps"]
+        assert done.read == rows and done.written == rows - done.rejects["step_count"]
         sizes = {"source_mb": source.stat().st_size / 1e6, "parquet_mb": out.stat().st_size / 1e6}
     print(json.dumps({"rows": rows, "seconds": seconds, "megabytes": memory.megabytes, **sizes}))
 
 
-def measure(bench: "Bench") -> "list[Row]":
-    """A part of the corpus, in a process of its own as torch would count in its memory; time scaled to all rows."""
+def measure(bench: "Bench", rows: int = FULL) -> "list[Row]":
+    """All of the corpus, in a process of its own, as torch would count in its memory."""
     from benchmarks.common import Goal, Row, note
 
     found = []
     for repeat in range(bench.repeats):
-        command = [sys.executable, "-m", "benchmarks.corpus", "--rows", str(PART)]
+        command = [sys.executable, "-m", "benchmarks.corpus", "--rows", str(rows)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found.append(json.loads(done.stdout))
-        note(f"  {repeat + 1}/{bench.repeats} {PART:,} rows: {found[-1]['seconds']:.2f} s")
-    seconds = [one["seconds"] * FULL / PART for one in found]
+        note(f"  {repeat + 1}/{bench.repeats} {rows:,} rows: {found[-1]['seconds']:.2f} s")
+    seconds = [one["seconds"] for one in found]
     megabytes = [one["megabytes"] for one in found]
     return [
         Row(
-            f"corpus: {PART:,} rows to parquet, for {FULL:,}",
+            f"corpus: {rows:,} rows checked, filtered and written as parquet",
             f"{sorted(seconds)[len(seconds) // 2]:.0f} s",
             f"{SECONDS:.0f} s",
             [value / SECONDS for value in seconds],
             Goal(1.0, at_most=True),
-            "two processes parse, filter and write rows of 3.3 KB; the time is scaled from the rows converted",
+            "two processes parse, filter and write rows of 3.6 KB",
             {"seconds": seconds},
         ),
         Row(

@@ -14,7 +14,7 @@ if not (ROOT / "benchmarks").exists():
     pytest.skip("this copy of the project has no benchmarks", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import batching, beam, labels, rollouts, scoring  # noqa: E402
+from benchmarks import batching, beam, corpus, endpoint, labels, resume, rollouts, scoring  # noqa: E402
 from benchmarks.common import Goal, Row, cost_row, failed_row, machine, show, take_in_turn, write  # noqa: E402
 from benchmarks.models import Bench, random_decoder  # noqa: E402
 
@@ -131,3 +131,18 @@ def test_one_at_a_time_scores_as_the_prm_does(vlm, items):
 
 def test_a_row_without_ratios_has_met_nothing():
     assert Row("", "", "", [], Goal(1)).met is None
+
+
+def test_the_endpoints_client(bench):
+    rows = endpoint.measure(bench, endpoint.Sizes(in_flight=2, rounds=1, latency=0.05))
+    assert [sound(row) for row in rows] == [True, True]
+
+
+def test_resuming(bench):
+    (row,) = resume.measure(bench, resume.Sizes(questions=30, answered=20))
+    assert sound(row)
+
+
+def test_a_corpus(bench):
+    rows = corpus.measure(bench, 50)
+    assert [sound(row) for row in rows] == [True, True]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from chainofstep.chain import Chain, Step, render
 from chainofstep.problems.filters import FILTERS, MEANINGS, FilterConfig, FilterReport, RowFilter, refusal
 from chainofstep.problems.skeleton import Draft, read_skeleton, read_structured, write_skeleton
-from chainofstep.records import Example, Reject, StepRow
+from chainofstep.records import Example, Reject, StepRow, StepScores
 
 EXAMPLE = Example("q1", "How many apples are in the two baskets?", ("a.png",), "12", "number")
 NAMES = ("Look at the left basket", "Look at the right basket", "Note the counts", "Add the counts", "Conclude")
@@ -127,6 +127,13 @@ def test_rows_are_filtered_by_their_text():
     assert RowFilter()(replace(row, text=None)).startswith("parses: ")
     unreadable = replace(row, example=replace(EXAMPLE, answer="many"))
     assert RowFilter()(unreadable).startswith("right_answer: example q1: its gold answer")
+
+
+def test_labelled_rows_may_have_wrong_answers():
+    row = StepRow(EXAMPLE, render(Chain(STEPS, "13")))
+    assert RowFilter()(row).startswith("right_answer: ")
+    assert RowFilter()(replace(row, labels=StepScores((1.0,) * 5, 0.0))) is None
+    assert RowFilter()(replace(row, rejected="worse")) is None
 
 
 def test_numbers_are_taken_from_names_where_all_carry_one():

@@ -39,7 +39,7 @@ ROOMS = [
 #: What only `models` and the rooms after it may import.
 HEAVY = {"torch", "transformers", "trl", "accelerate", "peft", "safetensors", "tokenizers"}
 #: What light rooms import only inside the function that needs it: an extra, not part of the light core.
-EXTRA = {"datasets", "pyarrow", "openai", "aiolimiter", "imagehash", "fastapi", "uvicorn", "sklearn"}
+EXTRA = {"datasets", "pyarrow", "openai", "imagehash", "fastapi", "uvicorn", "sklearn"}
 LIGHT_ROOMS = ROOMS[: ROOMS.index("models")]
 
 

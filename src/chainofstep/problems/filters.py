@@ -7,7 +7,7 @@ that removes it. `filters` of `FilterConfig` says which are on.
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -187,7 +187,10 @@ def refusal(example: Example, draft: Draft, config: FilterConfig) -> str | None:
 
 @dataclass(frozen=True)
 class RowFilter:
-    """The filters for rows of any format, as a function of a row: why it is refused, or None. Picklable."""
+    """The filters for rows of any format, as a function of a row: why it is refused, or None. Picklable.
+
+    Rows with step labels or a rejected text may have wrong answers: that is what they are for.
+    """
 
     config: FilterConfig = field(default_factory=FilterConfig)
 
@@ -196,8 +199,11 @@ class RowFilter:
             chain = chain_of(row)
         except ValueError as error:
             return f"parses: {str(error).removeprefix('no chain: ')}"
+        config = self.config
+        if row.labels is not None or row.rejected is not None:
+            config = replace(config, without=(*config.without, "right_answer"))
         try:
-            return refusal(row.example, draft_of(chain), self.config)
+            return refusal(row.example, draft_of(chain), config)
         except ValueError as error:  # a gold answer that cannot be read
             return f"right_answer: {error}"
 
