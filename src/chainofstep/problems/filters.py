@@ -46,6 +46,7 @@ _LEAK = re.compile(
     r"|\bground[- ]truth\b|\banswer key\b|\banswer (?:that )?(?:was|is) (?:given|provided)\b",
     re.IGNORECASE,
 )
+_LEAK_WORDS = ("answer", "solution", "explanation", "truth")
 _STATES_ANSWER = re.compile(
     r"\b(?:answer|correct (?:option|choice))\b(?:\s+to\s+(?:the|this)\s+(?:question|problem))?"
     r"\s*(?:is|:|=|must be|should be|would be|will be)\s*(?!to\b|not\b|found\b|asked\b)\S",
@@ -88,7 +89,9 @@ def _right_answer(example: Example, draft: Draft, config: FilterConfig) -> str |
 
 
 def _leak(example: Example, draft: Draft, config: FilterConfig) -> str | None:
-    return _first_match(_LEAK, draft.steps, "speaks of")
+    # The pattern looks at every word; most chains have none of those it needs.
+    whole = "\n".join(text for _, text in _texts(draft.steps)).lower()
+    return _first_match(_LEAK, draft.steps, "speaks of") if any(word in whole for word in _LEAK_WORDS) else None
 
 
 def _early_answer(example: Example, draft: Draft, config: FilterConfig) -> str | None:
@@ -196,7 +199,7 @@ class RowFilter:
 
     def __call__(self, row: StepRow) -> str | None:
         try:
-            chain = chain_of(row)
+            chain = row.chain or chain_of(row)  # most rows hold whole chains, and theirs is read once
         except ValueError as error:
             return f"parses: {str(error).removeprefix('no chain: ')}"
         config = self.config
