@@ -356,6 +356,14 @@ def test_sampling_goes_on_where_it_stopped(model, problem_file, tmp_path):
     assert "made with another sampling.seed" in error(*words, "--seed", 1)
 
 
+def test_a_missing_picture_does_not_stop_the_others(model, problem_file, tmp_path):
+    unseen = [replace(e, images=("gone.png",)) if e.id.endswith("-3") else e for e in read_examples(problem_file)]
+    examples, out = write_lines(tmp_path / "examples.jsonl", map(to_row, unseen)), tmp_path / "rollouts.jsonl"
+    shown = cos("sample", model, examples, "--out", out, "-n", 2, "--max-tokens", 6)
+    assert "3 examples with 2 rollouts each" in shown and "not sampled: 1 (such as " in shown and "gone.png" in shown
+    assert [len(row["rollouts"]) for row in rows(out)] == [2, 2, 2, 0]
+
+
 def test_adaptive_labels_spend_less(model, problem_file, tmp_path):
     examples = read_examples(problem_file)
     rows = [{"id": e.id, "rollouts": [to_row(make_rollout(e.chain, 0, e.id))]} for e in examples]

@@ -96,6 +96,22 @@ def test_a_build_adds_up(few):
     assert len(rows(few / "prm_train.jsonl")) + len(rows(few / "prm" / "rejects.jsonl")) == 48
 
 
+def test_two_judges_are_compared_in_the_card(few, tmp_path):
+    """A second judge with the same script gives the same labels: kappa 1."""
+    sources = [f"tabmwp={SHARED / 'tabmwp'}"]
+    shared = EndpointSettings(concurrency=16)
+    judges = ["stand-in", "stand-in"]
+    policy = str(Path(verbs.__file__).parent.parent / "recipes" / "mini_base" / "policy")
+    made = verbs.build_config(
+        sources, [], "both", None, "stand-in", judges, shared, limit=4, solutions=2, tokenizer=policy
+    )
+    verbs.build(made, tmp_path)
+    text = (tmp_path / "prm.card.md").read_text("utf-8")
+    assert "judge-1" in text and "judge-2" in text and "1.000" in text
+    assert "Tokens" in text or "tokens" in text
+    assert read_json(tmp_path / "stages" / "judge-2.json")["seconds"] is not None
+
+
 def test_a_finished_build_is_not_asked_for_again(few):
     before = files_of(few)
     again = config([f"tabmwp={SHARED / 'tabmwp'}", f"scemqa={SHARED / 'scemqa'}"], limit=8, solutions=3)

@@ -1,11 +1,14 @@
 """Monte-Carlo labels against a scripted policy."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chainofstep.chain import render
-from chainofstep.records import Example, StepScores
+from chainofstep.records import Example, SamplingErrors, ScoreFailure, StepScores
+from chainofstep.scoring.adaptive import Adaptive
 from chainofstep.scoring.monte_carlo import MonteCarloScorer, derive_seed
 from conftest import ScriptedSampler, make_chain
 
@@ -107,3 +110,31 @@ def test_seeds_are_stable_across_versions_and_separate_their_parts():
     assert derive_seed(0, "q", 1, 2) == derive_seed(0, "q", 1, 2) < 2**48
     assert len({derive_seed(*parts) for parts in [(1, 23), (12, 3), (123,), ("1", "2", "3")]}) == 4
     assert derive_seed(0, "q") == 47097596922234
+
+
+class FailingSampler(ScriptedSampler):
+    """Cannot sample the examples of these ids."""
+
+    def __init__(self, script, fails):
+        super().__init__(script)
+        self.fails = fails
+
+    def sample(self, requests):
+        results = [
+            None if request.example.id in self.fails else group
+            for request, group in zip(requests, super().sample(requests), strict=True)
+        ]
+        failures = {n: "gone.png does not exist" for n, group in enumerate(results) if group is None}
+        if failures:
+            raise SamplingErrors(results, failures, [request.example.id for request in requests])
+        return results
+
+
+@pytest.mark.parametrize("adaptive", [None, Adaptive()])
+def test_what_cannot_be_sampled_is_a_failure_and_others_are_scored(adaptive):
+    chain, lost = make_chain(1, 2), replace(Q, id="lost")
+    sampler = FailingSampler(lambda request: [render(chain)[len(request.prefix) :]], {"lost"})
+    scorer = MonteCarloScorer(sampler, rollouts=4, hard_threshold=0.0, adaptive=adaptive)
+    scored = scorer.score([(Q, chain), (lost, chain), (lost, make_chain(1))])
+    assert isinstance(scored[0], StepScores)
+    assert scored[1:] == [ScoreFailure("sampling: gone.png does not exist")] * 2

@@ -164,7 +164,9 @@ def sample_command(
     from chainofstep.search import SearchConfig
 
     config = SearchConfig(n=n, temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    typer.echo(f"{verbs.sample(model, examples, out, config)} examples with {n} rollouts each in {out}")
+    kinds = verbs.sample(model, examples, out, config)
+    typer.echo(f"{kinds.pop('sampled', 0)} examples with {n} rollouts each in {out}")
+    left_out("not sampled", kinds)
 
 
 @command(

@@ -42,6 +42,9 @@ FormatName = Annotated[
 Pictures = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where picture paths count from.", show_default="ROWS' folder")
 ]
+Tokenizer = Annotated[
+    str, typer.Option(help="Count tokens as this model's tokenizer does: a folder or hub id.", show_default="words")
+]
 CheckPictures = Annotated[str, typer.Option("--check", help="Pictures: decode, header or none.")]
 SourceSpecs = Annotated[
     list[str],
@@ -85,7 +88,10 @@ def import_command(
     out: OutRows,
     format: FormatName = None,
     pictures: Pictures = None,
-    check: CheckPictures = "decode",
+    check: Tokenizer = Annotated[
+    str, typer.Option(help="Count tokens as this model's tokenizer does: a folder or hub id.", show_default="words")
+]
+CheckPictures = "decode",
 ) -> None:
     """Another project's rows as this project's. Rows that cannot be used go beside FILE with their reasons."""
     from chainofstep import verbs
@@ -124,7 +130,10 @@ def check_command(
     without: Annotated[list[str], typer.Option("--without", metavar="FILTER", help="Off; repeatable.")] = [],  # noqa: B006
     settings: Settings = [],  # noqa: B006
     pictures: Pictures = None,
-    check: CheckPictures = "decode",
+    check: Tokenizer = Annotated[
+    str, typer.Option(help="Count tokens as this model's tokenizer does: a folder or hub id.", show_default="words")
+]
+CheckPictures = "decode",
 ) -> None:
     """The rows that pass the format filters, the others beside FILE with their reasons, and what each removed."""
     from chainofstep import verbs
@@ -149,13 +158,14 @@ def check_command(
 def stats_command(
     rows: Source,
     format: FormatName = None,
+    tokenizer: Tokenizer = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print all counts as JSON.")] = False,
 ) -> None:
     """What a file holds: rows, questions, sources, steps, labels."""
     from chainofstep import verbs
     from chainofstep.verbs.printed import print_stats
 
-    found, rejects = verbs.stats(rows, format)
+    found, rejects = verbs.stats(rows, format, tokenizer)
     if as_json:
         import json
 
@@ -218,11 +228,12 @@ def card_command(
     rows: Source,
     name: Annotated[str, typer.Option(help="Title of the card.", show_default="the file's name")] = "",
     format: FormatName = None,
+    tokenizer: Tokenizer = "",
 ) -> None:
     """A data card beside the file, in Markdown and HTML: counts, licences, lengths, labels, samples with pictures."""
     from chainofstep import verbs
 
-    for path in verbs.card(rows, name or rows.stem, format):
+    for path in verbs.card(rows, name or rows.stem, format, tokenizer):
         typer.echo(f"wrote {path}")
 
 
@@ -257,6 +268,7 @@ def build_command(
     neutral: Annotated[str, typer.Option(help="Neutral steps: by_answer (the paper's rule) or half.")] = "by_answer",
     without: Annotated[list[str], typer.Option("--without", metavar="FILTER", help="Off; repeatable.")] = [],  # noqa: B006
     limit: Annotated[int, typer.Option(help="Questions of each source; 0: all.")] = 0,
+    tokenizer: Tokenizer = "",
     key_variable: KeyVariable = "OPENAI_API_KEY",
     concurrency: Concurrency = 64,
     requests_per_minute: RequestsPerMinute = None,
@@ -272,6 +284,7 @@ def build_command(
     config = verbs.build_config(
         source, against, overlap, teacher, solver, judge, shared, settings,
         solutions=solutions, votes=votes, neutral=neutral, without=without, limit=limit,
+        tokenizer=tokenizer,
     )  # fmt: skip
     verbs.build(config, out, estimate)
     typer.echo(f"the questions are in {out}/examples" if estimate else f"wrote {out}")

@@ -17,6 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,17 @@ from chainofstep.pipeline.asking import (
     spent_words,
     text_settings,
 )
-from chainofstep.pipeline.corpus_files import PRM_FILES, SFT_FILES, prm_card, prm_rows, sft_card, sft_rows, write_set
+from chainofstep.pipeline.corpus_files import (
+    PRM_FILES,
+    SFT_FILES,
+    Judges,
+    prm_card,
+    prm_rows,
+    sft_card,
+    sft_rows,
+    token_counter,
+    write_set,
+)
 from chainofstep.problems.filters import FilterConfig, FilterReport, refusal
 from chainofstep.problems.overlap import OverlapIndex, Overlaps, Rule
 from chainofstep.problems.skeleton import Draft
@@ -44,6 +55,7 @@ from chainofstep.progress import progress
 from chainofstep.records import Example, Reject, Rollout, Scored, ScoreFailure, to_row
 from chainofstep.row_index import RowIndex
 from chainofstep.scoring.judge import Neutral
+from chainofstep.scoring.merge import Agreement, agreement_of
 from chainofstep.settings import resolved
 from chainofstep.store import Log, RunFolder, write_json
 
@@ -76,6 +88,7 @@ class BuildConfig:
     votes: int = 1
     neutral: Neutral = "by_answer"
     filters: FilterConfig = field(default_factory=FilterConfig)
+    tokenizer: str = ""  # whose tokens the cards count; without one they count words
     note: str = ""  # shown at the top of the cards
 
 
@@ -128,7 +141,7 @@ class Build:
         if config.teacher is not None:
             self.stage("teach", self._teach, ["examples"], teacher=text_settings(config.teacher))
             self.stage("sft", self._sft, ["teach"], filters=resolved(config.filters))
-            self.stage("sft-files", self._sft_files, ["sft"], note=config.note)
+            self.stage("sft-files", self._sft_files, ["sft"], note=config.note, tokenizer=config.tokenizer)
         if config.solver is not None:
             solver = text_settings(config.solver)
             self.stage("solve", self._solve, ["examples"], solver=solver, solutions=config.solutions)
@@ -136,7 +149,7 @@ class Build:
             for name, judge in judges.items():
                 self.stage(name, self._judge(name, judge), ["solve"], judge=text_settings(judge), votes=config.votes)
             self.stage("prm", self._prm, ["solve", *judges], neutral=config.neutral)
-            self.stage("prm-files", self._prm_files, ["prm"], note=config.note)
+            self.stage("prm-files", self._prm_files, ["prm"], note=config.note, tokenizer=config.tokenizer)
 
     def estimates(self) -> list[tuple[str, Estimate]]:
         """What each stage that asks will take, as far as it is not done yet."""
@@ -243,7 +256,8 @@ class Build:
 
     def _sft_files(self, folder: Path) -> Sequence[Path]:
         examples = Examples(self.path("sft", "examples.jsonl"))
-        stats = write_set(sft_rows(examples.read(list(examples))), self.folder.path, SFT_FILES)
+        counter = token_counter(self.config.tokenizer)
+        stats = write_set(sft_rows(examples.read(list(examples))), self.folder.path, SFT_FILES, counter)
         assert self.config.teacher is not None
         cards = sft_card(stats, self.folder.path, self.config.teacher, self.config.filters.without, self.config.note)
         return [*map(self.path, SFT_FILES), *cards]
@@ -287,16 +301,31 @@ class Build:
     def _prm_files(self, folder: Path) -> Sequence[Path]:
         config = self.config
         assert config.solver is not None
-        stats = write_set(prm_rows(self._scored()), self.folder.path, PRM_FILES)
+        stats = write_set(prm_rows(self._scored()), self.folder.path, PRM_FILES, token_counter(config.tokenizer))
         failed = len(list(Log(self.path("prm", "rejects.jsonl")).rows()))
-        cards = prm_card(stats, self.folder.path, config.solver, config.judges, config.votes, config.note, failed)
+        judges = Judges(config.judges, config.votes, failed, self._agreements())
+        cards = prm_card(stats, self.folder.path, config.solver, judges, config.note)
         return [*map(self.path, PRM_FILES), *cards]
 
-    def _scored(self) -> Iterator[tuple[Example, list[Rollout], list[Scored]]]:
+    def _agreements(self) -> dict[tuple[str, str], Agreement]:
+        """How far each two judges agree, by steps."""
+        names = [f"judge-{number}" for number in range(1, len(self.config.judges) + 1)]
+        pairs = list(combinations(names, 2))
+        found = {pair: Agreement() for pair in pairs}
+        if pairs:
+            for scored in zip(*(self._scored([name]) for name in names), strict=True):
+                own = {name: scores for name, (_, _, scores) in zip(names, scored, strict=True)}
+                for first, second in pairs:
+                    for one, other in zip(own[first], own[second], strict=True):
+                        found[first, second] += agreement_of(one, other)
+        return found
+
+    def _scored(self, judges: Sequence[str] = ()) -> Iterator[tuple[Example, list[Rollout], list[Scored]]]:
+        """Each question with its solutions and their scores, by all judges or these."""
+        judges = judges or [f"judge-{number}" for number in range(1, len(self.config.judges) + 1)]
         examples = Examples(self.path("examples", "examples.jsonl"))
         names = list(examples)
-        replies = [self.path(f"judge-{number}", "replies.jsonl") for number in range(1, len(self.config.judges) + 1)]
-        answers = zip(*(read_answers(path, names) for path in replies), strict=True)
+        answers = zip(*(read_answers(self.path(judge, "replies.jsonl"), names) for judge in judges), strict=True)
         pools = Pools(self.path("solve", "rollouts.jsonl")).read(names)
         for example, pool, found in zip(examples.read(names), pools, answers, strict=True):
             yield example, pool, judged_scores(example, pool, found, self.config.votes, self.config.neutral)

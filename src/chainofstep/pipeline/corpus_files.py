@@ -1,8 +1,8 @@
 """What a build hands on: its rows in the formats of other projects, and a data card for each set."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from chainofstep.problems.stats import Stats
 from chainofstep.records import Example, Rollout, Scored, StepRow, StepScores
 from chainofstep.report.card import Card, SourceFacts, write_card
 from chainofstep.scoring import judge
+from chainofstep.scoring.merge import Agreement
 from chainofstep.store import read_json
 
 PACKAGES = ("chain-of-step", "openai", "datasets", "pillow")
@@ -46,9 +47,24 @@ def _numbered(example: Example, index: int) -> Example:
     return replace(example, id=f"{example.id}#{index}")
 
 
-def write_set(rows: Iterator[StepRow], folder: Path, files: Mapping[str, str]) -> Stats:
+def token_counter(tokenizer: str) -> Callable[[str], int] | None:
+    """How many tokens a text has for the tokenizer of this folder or hub id; None without one."""
+    if not tokenizer:
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        loaded = AutoTokenizer.from_pretrained(tokenizer)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"tokenizer {tokenizer} cannot be loaded: give a model's folder or hub id") from error
+    return lambda text: len(loaded(text, add_special_tokens=False)["input_ids"])
+
+
+def write_set(
+    rows: Iterator[StepRow], folder: Path, files: Mapping[str, str], counter: Callable[[str], int] | None = None
+) -> Stats:
     """Every row into every file; what the rows were. Files of hard labels alone take Neutral as wrong."""
-    stats = Stats()
+    stats = Stats(counter)
     with ExitStack() as stack:
         writers = [
             (name, stack.enter_context(StepWriter(folder / file, FORMATS[name]))) for file, name in files.items()
@@ -98,16 +114,25 @@ def sft_card(stats: Stats, folder: Path, endpoint: Endpoint, off: Sequence[str],
     return _card("SFT chains", "sft", stats, folder, made_by, note, filters=_read(folder / "sft" / "filters.json"))
 
 
-def prm_card(
-    stats: Stats, folder: Path, solver: Endpoint, judges: Sequence[Endpoint], votes: int, note: str, failed: int
-) -> Sequence[Path]:
+@dataclass(frozen=True)
+class Judges:
+    """Who judged a set, and how far they agree."""
+
+    endpoints: Sequence[Endpoint]
+    votes: int  # of each, on each solution
+    failed: int  # solutions that got no labels
+    agreements: Mapping[tuple[str, str], Agreement]
+
+
+def prm_card(stats: Stats, folder: Path, solver: Endpoint, judges: Judges, note: str) -> Sequence[Path]:
     """The card of the PRM set."""
     made_by = [("Solver", endpoint_facts(solver, teacher.prompt_hash("solve")))]
-    for number, each in enumerate(judges, start=1):
-        facts = endpoint_facts(each, judge.prompt_hash()) | {"votes on a solution": str(votes)}
+    for number, each in enumerate(judges.endpoints, start=1):
+        facts = endpoint_facts(each, judge.prompt_hash()) | {"votes on a solution": str(judges.votes)}
         made_by.append((f"Judge {number}", facts))
-    made_by.append(("Left out", {"solutions without a verdict": f"{failed:,}"}))
-    return _card("PRM labels", "prm", stats, folder, made_by, note)
+    made_by.append(("Left out", {"solutions without labels": f"{judges.failed:,}"}))
+    agreed = [(*pair, found.steps, found.observed, found.kappa) for pair, found in judges.agreements.items()]
+    return _card("PRM labels", "prm", stats, folder, made_by, note, agreed=agreed)
 
 
 def _card(
@@ -118,12 +143,13 @@ def _card(
     made_by: Sequence[tuple[str, Mapping[str, str]]],
     note: str,
     filters: Mapping[str, Any] | None = None,
+    agreed: Sequence[tuple[str, str, int, float | None, float | None]] = (),
 ) -> Sequence[Path]:
     sources = source_facts(stats)
     title = f"{purpose} of {', '.join(source.title for source in sources) or 'nothing'}"
     overlap = _read(folder / "examples" / "overlap.json")
     warnings = (note,) if note else ()
-    card = Card(title, purpose, stats, sources, tuple(made_by), filters, overlap, (), warnings, versions())
+    card = Card(title, purpose, stats, sources, tuple(made_by), filters, overlap, tuple(agreed), warnings, versions())
     return write_card(card, folder / name, folder)
 
 

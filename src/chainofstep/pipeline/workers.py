@@ -20,7 +20,7 @@ from chainofstep.models.engine import Engine
 from chainofstep.models.prm import PRM
 from chainofstep.models.vlm import VLM, load_vlm
 from chainofstep.problems.tasks.checker import check_steps
-from chainofstep.records import Example, Rollout, StepScorer, to_row
+from chainofstep.records import Example, Rollout, SamplingErrors, StepScorer, to_row
 from chainofstep.scoring.adaptive import Adaptive
 from chainofstep.scoring.monte_carlo import MonteCarloScorer
 from chainofstep.scoring.oracle import OracleScorer
@@ -68,9 +68,17 @@ def model(folder: str) -> VLM:
 
 
 def sample_chunk(examples: Sequence[Example], folder: str, config: SearchConfig) -> list[Row]:
-    """One row {"rollouts"} for each example."""
-    pools = sample_pools(examples, Engine(model(folder)), config)
-    return [{"rollouts": [to_row(rollout) for rollout in pool]} for pool in pools]
+    """One row {"rollouts"} for each example; none of them, and the "failure", where it could not be sampled."""
+    try:
+        pools: Sequence[list[Rollout] | None] = sample_pools(examples, Engine(model(folder)), config)
+        failures: dict[int, str] = {}
+    except SamplingErrors as error:
+        pools, failures = error.results, error.failures
+    return [
+        {"rollouts": [to_row(rollout) for rollout in pool or ()]}
+        | ({} if pool is not None else {"failure": failures[n]})
+        for n, pool in enumerate(pools)
+    ]
 
 
 def score_chunk(examples: Sequence[Example], pools: Sequence[Sequence[Rollout]], scorer: Scorer) -> list[Row]:

@@ -9,12 +9,22 @@ That is the fixed rule. `adaptive` draws the same rollouts in rounds and stops w
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from chainofstep.answers import is_right
 from chainofstep.chain import Chain, render
-from chainofstep.records import Example, Request, Rollout, Sampler, Scored, StepScores
+from chainofstep.records import (
+    Example,
+    Request,
+    Rollout,
+    Sampler,
+    SamplingErrors,
+    Scored,
+    ScoreFailure,
+    StepScores,
+)
 from chainofstep.scoring.adaptive import Adaptive, Key, Path, Search, final_label, next_round, settled
 
 
@@ -45,6 +55,7 @@ class _Tally:
     prefix: str
     seen: int = 0
     right: int = 0
+    failure: str = ""  # why the sampler could not go on from it
 
 
 @dataclass
@@ -67,7 +78,7 @@ class MonteCarloScorer:
     adaptive: Adaptive | None = None  # None: all `rollouts` of every prefix, as in the paper
 
     def score(self, items: Sequence[tuple[Example, Chain]]) -> list[Scored]:
-        """A label per step and one for the answer (None for a prefix)."""
+        """A label per step and one for the answer (None for a prefix); a failure where the sampler failed."""
         paths = [_path(example, chain) for example, chain in items]
         tallies: dict[Key, _Tally] = {}
         promising: dict[Path, bool] = {}
@@ -78,7 +89,10 @@ class MonteCarloScorer:
         self.stats.labels += sum(map(len, paths))
         self.stats.fixed_rollouts += self.rollouts * len(tallies)
         labels = self._labels(tallies, promising)
-        return [_scores(*item, [labels[key] for key in path]) for item, path in zip(items, paths, strict=True)]
+        return [
+            _failure([tallies[key] for key in path]) or _scores(*item, [labels[key] for key in path])
+            for item, path in zip(items, paths, strict=True)
+        ]
 
     def _labels(self, tallies: dict[Key, _Tally], promising: dict[Path, bool]) -> dict[Key, float]:
         """Rounds of asking and settling, until every prefix has a label. The fixed rule has one round."""
@@ -87,7 +101,9 @@ class MonteCarloScorer:
         labels: dict[Key, float] = {}
         while asked := search.ask(labels):
             self._draw([tallies[key] for key in asked])
-            verdicts = {key: self._settled(tallies[key]) for key in asked}
+            failed = [key for key in asked if tallies[key].failure]
+            labels.update(dict.fromkeys(failed, math.nan))  # it is not asked again, and its chains get no scores
+            verdicts = {key: self._settled(tallies[key]) for key in asked if key not in failed}
             search.spread({key: label for key, label in verdicts.items() if label is not None}, labels)
         return labels
 
@@ -99,7 +115,11 @@ class MonteCarloScorer:
     def _draw(self, tallies: Sequence[_Tally]) -> None:
         """The next rollouts of each prefix, from one call of the sampler."""
         requests = [self._request(tally) for tally in tallies]
-        for tally, request, group in zip(tallies, requests, self.sampler.sample(requests), strict=True):
+        groups, failures = sampled(self.sampler, requests)
+        for number, (tally, request, group) in enumerate(zip(tallies, requests, groups, strict=True)):
+            if group is None:
+                tally.failure = failures[number]
+                continue
             _check(request, group)
             self._count(tally, group)
             tally.seen += len(group)
@@ -126,6 +146,19 @@ class MonteCarloScorer:
         self.stats.tokens += sum(len(rollout.token_ids) for rollout in group)
         self.stats.cut += sum(rollout.ending == "length" for rollout in group)
         self.stats.unparseable += sum(rollout.ending != "length" and rollout.chain is None for rollout in group)
+
+
+def sampled(sampler: Sampler, requests: Sequence[Request]) -> tuple[Sequence[list[Rollout] | None], dict[int, str]]:
+    """Each request's rollouts, None where it could not be met, and why not by request number."""
+    try:
+        return sampler.sample(requests), {}
+    except SamplingErrors as error:
+        return error.results, error.failures
+
+
+def _failure(tallies: Sequence[_Tally]) -> ScoreFailure | None:
+    reason = next((tally.failure for tally in tallies if tally.failure), "")
+    return ScoreFailure(f"sampling: {reason}") if reason else None
 
 
 def _path(example: Example, chain: Chain) -> Path:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from chainofstep.pipeline.corpus_files import source_facts, versions
+from chainofstep.pipeline.corpus_files import source_facts, token_counter, versions
 from chainofstep.problems.filters import FilterConfig, FilterReport, RowFilter
 from chainofstep.problems.formats import FORMATS, Format
 from chainofstep.problems.formats.convert import Converted, convert
@@ -148,9 +148,9 @@ def _convert(
 # Counting
 
 
-def stats(source: Path, format_name: str | None = None) -> tuple[Stats, Counter[str]]:
+def stats(source: Path, format_name: str | None = None, tokenizer: str = "") -> tuple[Stats, Counter[str]]:
     """What a file holds, and how many rows could not be read, by kind of reason."""
-    found, rejects = Stats(), Counter[str]()
+    found, rejects = Stats(token_counter(tokenizer)), Counter[str]()
     with progress(source.name, None) as tick:
         for number, row in enumerate(read_steps(source, named_format(format_name)), start=1):
             if isinstance(row, Reject):
@@ -162,9 +162,9 @@ def stats(source: Path, format_name: str | None = None) -> tuple[Stats, Counter[
     return found, rejects
 
 
-def card(source: Path, name: str, format_name: str | None = None) -> tuple[Path, Path]:
+def card(source: Path, name: str, format_name: str | None = None, tokenizer: str = "") -> tuple[Path, Path]:
     """A data card beside the file, in Markdown and in HTML."""
-    found, rejects = stats(source, format_name)
+    found, rejects = stats(source, format_name, tokenizer)
     unread = f"{rejects.total():,} rows of the file could not be read and are not counted here."
     warnings = (unread,) if rejects else ()
     folder = source if source.is_dir() else source.parent

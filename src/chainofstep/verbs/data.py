@@ -17,15 +17,21 @@ SCORERS = ("checker", "monte-carlo", "judge", "prm", "outcome")
 MONTE_CARLO = SearchConfig()
 
 
-def sample(model: str, examples: Path, out: Path, config: SearchConfig) -> int:
-    """Append `config.n` rollouts for each example that has none yet: {"id", "rollouts"}. The number of examples."""
+def sample(model: str, examples: Path, out: Path, config: SearchConfig) -> Counter[str]:
+    """Append `config.n` rollouts for each example that has none yet: {"id", "rollouts"}, and the "failure" where an
+    example cannot be sampled (its picture is gone). How many were sampled, or why not.
+    """
     read = read_examples(examples)
     made_from = {"examples": file_hash(examples), "model": fingerprint(model), "sampling": resolved(config)}
     log = claim(out, made_from)
     from chainofstep.pipeline.workers import sample_chunk
 
     write_chunks(log, "sample", read, sample_chunk, lambda _: (model, config))
-    return len(read)
+    wanted = {example.id for example in read}
+    failures = [row["failure"] for row in log.rows() if row["id"] in wanted and "failure" in row]
+    return Counter(
+        {"sampled": len(read) - len(failures)} | ({f"such as {failures[0]}": len(failures)} if failures else {})
+    )
 
 
 def annotate(

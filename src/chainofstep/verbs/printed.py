@@ -80,6 +80,7 @@ def print_stats(stats: Stats, console: Console) -> None:
     console.print(table)
     _histogram("steps of a chain", stats.steps, console)
     _histogram("words of a text, from", stats.words, console)
+    _histogram("tokens of a text, from", stats.tokens or {}, console)
 
 
 def _histogram(title: str, counts: Mapping[int, int], console: Console) -> None:
