@@ -88,10 +88,7 @@ def import_command(
     out: OutRows,
     format: FormatName = None,
     pictures: Pictures = None,
-    check: Tokenizer = Annotated[
-    str, typer.Option(help="Count tokens as this model's tokenizer does: a folder or hub id.", show_default="words")
-]
-CheckPictures = "decode",
+    check: CheckPictures = "decode",
 ) -> None:
     """Another project's rows as this project's. Rows that cannot be used go beside FILE with their reasons."""
     from chainofstep import verbs
@@ -130,10 +127,7 @@ def check_command(
     without: Annotated[list[str], typer.Option("--without", metavar="FILTER", help="Off; repeatable.")] = [],  # noqa: B006
     settings: Settings = [],  # noqa: B006
     pictures: Pictures = None,
-    check: Tokenizer = Annotated[
-    str, typer.Option(help="Count tokens as this model's tokenizer does: a folder or hub id.", show_default="words")
-]
-CheckPictures = "decode",
+    check: CheckPictures = "decode",
 ) -> None:
     """The rows that pass the format filters, the others beside FILE with their reasons, and what each removed."""
     from chainofstep import verbs
