@@ -1,5 +1,6 @@
 """`cos data build`: real questions and pictures, a real server that a script answers for, every stage to its files."""
 
+import json
 import os
 import signal
 import subprocess
@@ -96,20 +97,42 @@ def test_a_build_adds_up(few):
     assert len(rows(few / "prm_train.jsonl")) + len(rows(few / "prm" / "rejects.jsonl")) == 48
 
 
-def test_two_judges_are_compared_in_the_card(few, tmp_path):
-    """A second judge with the same script gives the same labels: kappa 1."""
-    sources = [f"tabmwp={SHARED / 'tabmwp'}"]
-    shared = EndpointSettings(concurrency=16)
-    judges = ["stand-in", "stand-in"]
+def all_good(request):
+    """A judge that likes everything."""
+    return "### Step Label: " + json.dumps([1] * request.text.split("Solution:")[1].count("\nStep "))
+
+
+@needs_data
+def test_two_judges_are_compared_in_the_card(tmp_path):
     policy = str(Path(verbs.__file__).parent.parent / "recipes" / "mini_base" / "policy")
-    made = verbs.build_config(
-        sources, [], "both", None, "stand-in", judges, shared, limit=4, solutions=2, tokenizer=policy
-    )
-    verbs.build(made, tmp_path)
+    with StandIn(all_good, model="lenient", takes_schema=False) as server:
+        judges = ["stand-in", f"lenient@{server.base_url}"]
+        made = verbs.build_config(
+            [f"tabmwp={SHARED / 'tabmwp'}"],
+            [],
+            "both",
+            None,
+            "stand-in",
+            judges,
+            FAST,
+            limit=6,
+            solutions=2,
+            tokenizer=policy,
+        )
+        verbs.build(made, tmp_path)
+    # A tie of two judges goes to the worse label, so the labels are those of the strict judge.
+    strict = [label for row in read_steps(tmp_path / "prm.parquet") for label in row.labels.steps]
+    alike = sum(label == 1.0 for label in strict) / len(strict)
+    assert 0.5 < alike < 1.0
     text = (tmp_path / "prm.card.md").read_text("utf-8")
-    assert "judge-1" in text and "judge-2" in text and "1.000" in text
-    assert "Tokens" in text or "tokens" in text
-    assert read_json(tmp_path / "stages" / "judge-2.json")["seconds"] is not None
+    (line,) = [line for line in text.splitlines() if "judge-1" in line and "judge-2" in line]
+    assert f"{100 * alike:.1f}%" in line and "| 0.00" in line  # a judge without an opinion agrees by chance alone
+    assert "okens" in text
+
+
+def test_one_judge_is_not_two():
+    with pytest.raises(ValueError, match="judge stand-in is given twice: one judge votes several times by --votes"):
+        verbs.build_config([], [], "both", None, "stand-in", ["stand-in", "stand-in"], FAST)
 
 
 def test_a_finished_build_is_not_asked_for_again(few):
@@ -167,12 +190,9 @@ def build_with(server, out, **others):
 @needs_data
 def test_a_server_in_trouble_costs_nothing_but_time(tmp_path):
     plain, troubled = tmp_path / "plain", tmp_path / "troubled"
+    one_in_ten = Fault(rate=0.1)
     faults = Faults(
-        busy=Fault(every=5),
-        server_error=Fault(every=7),
-        cut=Fault(every=11),
-        not_json=Fault(every=13),
-        error_object=Fault(every=3),
+        busy=one_in_ten, server_error=one_in_ten, cut=one_in_ten, not_json=one_in_ten, error_object=one_in_ten
     )
     for out in (plain, troubled):
         questions_only(out)

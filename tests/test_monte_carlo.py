@@ -132,9 +132,9 @@ class FailingSampler(ScriptedSampler):
 
 @pytest.mark.parametrize("adaptive", [None, Adaptive()])
 def test_what_cannot_be_sampled_is_a_failure_and_others_are_scored(adaptive):
-    chain, lost = make_chain(1, 2), replace(Q, id="lost")
+    chain, lost = make_chain("a", "b"), replace(Q, id="lost")
     sampler = FailingSampler(lambda request: [render(chain)[len(request.prefix) :]], {"lost"})
-    scorer = MonteCarloScorer(sampler, rollouts=4, hard_threshold=0.0, adaptive=adaptive)
-    scored = scorer.score([(Q, chain), (lost, chain), (lost, make_chain(1))])
+    scorer = MonteCarloScorer(sampler, rollouts=1, hard_threshold=0.0, adaptive=adaptive)
+    scored = scorer.score([(Q, chain), (lost, chain), (lost, make_chain("a"))])
     assert isinstance(scored[0], StepScores)
     assert scored[1:] == [ScoreFailure("sampling: gone.png does not exist")] * 2

@@ -64,7 +64,7 @@ def write_set(
     rows: Iterator[StepRow], folder: Path, files: Mapping[str, str], counter: Callable[[str], int] | None = None
 ) -> Stats:
     """Every row into every file; what the rows were. Files of hard labels alone take Neutral as wrong."""
-    stats = Stats(counter)
+    stats = Stats(count_tokens=counter)
     with ExitStack() as stack:
         writers = [
             (name, stack.enter_context(StepWriter(folder / file, FORMATS[name]))) for file, name in files.items()

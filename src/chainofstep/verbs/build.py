@@ -1,5 +1,6 @@
 """`cos data build`: training sets to SFT and PRM files, through any OpenAI-compatible endpoint."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -149,4 +150,7 @@ def build_config(
 
 def judge_endpoints(specs: Sequence[str], shared: EndpointSettings, votes: int) -> tuple[Endpoint, ...]:
     """The judges that `MODEL@URL` names, asked for their likeliest verdict, or for several that can differ."""
+    names = Counter(spec.partition("@")[0] for spec in specs)
+    if twice := next((name for name, count in names.items() if count > 1), None):
+        raise ValueError(f"judge {twice} is given twice: one judge votes several times by --votes")
     return tuple(replace(endpoint(spec, shared), temperature=1.0 if votes > 1 else 0.0) for spec in specs)

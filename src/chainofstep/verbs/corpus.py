@@ -150,7 +150,7 @@ def _convert(
 
 def stats(source: Path, format_name: str | None = None, tokenizer: str = "") -> tuple[Stats, Counter[str]]:
     """What a file holds, and how many rows could not be read, by kind of reason."""
-    found, rejects = Stats(token_counter(tokenizer)), Counter[str]()
+    found, rejects = Stats(count_tokens=token_counter(tokenizer)), Counter[str]()
     with progress(source.name, None) as tick:
         for number, row in enumerate(read_steps(source, named_format(format_name)), start=1):
             if isinstance(row, Reject):
