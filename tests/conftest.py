@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import pytest
+
 from chainofstep.chain import ANSWER_END, STEP_END, Chain, Step, render
 from chainofstep.records import Ending, Example, Request, Rollout, Scored, ScoreFailure, StepScores
 
@@ -75,3 +77,15 @@ def make_rollout(text: str | Chain, index: int = 0, example_id: str = "q") -> Ro
     text = render(text) if isinstance(text, Chain) else text
     ending: Ending = "answer" if text.endswith(ANSWER_END) else "length"
     return Rollout(example_id, text, tuple(map(ord, text)), ending, seed=0, index=index)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with a tiny random model that knows all step tokens: a policy and a PRM at once."""
+    pytest.importorskip("torch")
+    from chainofstep.models.tiny import Shape, build_tiny
+    from chainofstep.models.vlm import add_step_tokens, save_vlm
+
+    vlm = build_tiny(Shape(32, 1, 64, 2, 4, 2, 64), seed=3)
+    add_step_tokens(vlm)
+    return save_vlm(vlm, tmp_path_factory.mktemp("models") / "tiny")

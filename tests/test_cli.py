@@ -332,18 +332,6 @@ def test_annotation_by_checker_and_by_outcome(problem_file, tmp_path):
 # Models
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A folder with a tiny random model that knows all step tokens: a policy and a PRM at once."""
-    pytest.importorskip("torch")
-    from chainofstep.models.tiny import Shape, build_tiny
-    from chainofstep.models.vlm import add_step_tokens, save_vlm
-
-    vlm = build_tiny(Shape(32, 1, 64, 2, 4, 2, 64), seed=3)
-    add_step_tokens(vlm)
-    return save_vlm(vlm, tmp_path_factory.mktemp("models") / "tiny")
-
-
 def test_sampling_goes_on_where_it_stopped(model, problem_file, tmp_path):
     out = tmp_path / "rollouts.jsonl"
     words = ("sample", model, problem_file, "--out", out, "-n", 2, "--max-tokens", 6)

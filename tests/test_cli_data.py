@@ -207,3 +207,44 @@ def test_labels_are_merged_and_compared(judged):
     assert rows(judged / "merged.jsonl")[0]["scores"][1]["steps"] == [0.25, 0.0]
     assert "give one of 0 or more for each" in error(*words, "--weight", "1")
     assert "give two or more" in error("data", "merge", judged / "a.jsonl", "--out", judged / "merged.jsonl")
+
+
+LABELLED = {
+    "visualprm400k": {
+        "image": "images/0.png",
+        "question": "<image>\nWhat is the sum?",
+        "answer": "12",
+        "steps_with_score": [{"step": "Left is four.", "score": 0.75}, {"step": "Final answer: 12", "score": 0.25}],
+    },
+    "visualprocessbench": {
+        "image": ["images/0.png"],
+        "question": "What is the sum?",
+        "answer": "12",
+        "response": {"steps": ["Left is four.", "So many.", "Final answer: 12"], "process_correctness": [1, 0, -1]},
+    },
+    "processbench": {
+        "id": "math-1",
+        "generator": "g",
+        "problem": "What is 4 + 8?",
+        "steps": ["4 + 8 is 13.", "The answer is odd.", "Final answer: 13"],
+        "final_answer_correct": False,
+        "label": 0,
+    },
+}
+LABELS = {"visualprm400k": [0.75, 0.25], "visualprocessbench": [1.0, 0.5, 0.0], "processbench": [0.0]}
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_labels_of_every_kind_reach_the_prm(model, folder, name, monkeypatch):
+    """Soft, ternary, and those that stop at the first wrong step: from the published row to the tags' targets."""
+    from chainofstep.training import prm
+
+    targets, loss = [], prm.prm_loss
+    monkeypatch.setattr(prm, "prm_loss", lambda logits, labels: targets.append(labels) or loss(logits, labels))
+    write_lines(folder / "set.jsonl", [LABELLED[name]])
+    out = folder / "own"
+    assert "1 rows read, 1 in" in cos("data", "import", folder / "set.jsonl", "--out", out)
+    files = [out / f"{part}.jsonl" for part in ("examples", "rollouts", "scores")]
+    shown = cos("train", "prm", model, *files, "--out", folder / "prm", "--set", "epochs=1")
+    assert "trained on 1 rows" in shown
+    assert [round(value, 4) for value in targets[0].tolist()] == LABELS[name]
