@@ -54,7 +54,9 @@ SourceSpecs = Annotated[
 
 @command(data_app, "sources", "cos data sources --notes")
 def sources_command(
-    notes: Annotated[bool, typer.Option("--notes", help="Where each layout was found, what is left out.")] = False,
+    notes: Annotated[
+        bool, typer.Option("--notes", help="Hub ids, where each layout was found, what is left out.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all fields as JSON lines.")] = False,
 ) -> None:
     """The seventeen training sets: licence, splits, and which evaluation sets have items of them."""
@@ -68,18 +70,19 @@ def sources_command(
             typer.echo(json.dumps(fields, ensure_ascii=False))
         return
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("Name", "Kind", "Licence", "Splits", "Overlaps with", "Hub id"):
+    for heading in ("Name", "Kind", "Licence", "Splits", "In evaluation sets"):
         table.add_column(heading, overflow="fold")
     for source in SOURCES.values():
         splits = ", ".join(f"{name}*" if name in source.evaluation_splits else name for name in source.splits)
-        cells = (source.name, source.kind, source.licence, splits, ", ".join(source.overlaps), source.hub or "none")
+        cells = (source.name, source.kind, source.licence, splits, ", ".join(source.overlaps) or "–")
         table.add_row(*map(Text, cells))
     console = Console()
     console.print(table)
     console.print(Text("* evaluation split: measure on it, never train on it"))
     if notes:
         for source in SOURCES.values():
-            console.print(Text.assemble((source.name, "bold"), f": {source.note}"))
+            hub = f"hub id {source.hub}" if source.hub else "not on the hub"
+            console.print(Text.assemble((source.name, "bold"), f": {hub}. {source.note}"))
 
 
 @command(data_app, "import", "cos data import prm_train.jsonl --out data/prm.parquet --pictures images")
