@@ -3,9 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
+from hypothesis import settings
 
 from chainofstep.chain import ANSWER_END, STEP_END, Chain, Step, render
 from chainofstep.records import Ending, Example, Request, Rollout, Scored, ScoreFailure, StepScores
+
+# A shared machine may take ten times as long as an idle one, and that is no error.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 
 class ScriptedSampler:
