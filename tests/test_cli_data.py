@@ -248,3 +248,48 @@ def test_labels_of_every_kind_reach_the_prm(model, folder, name, monkeypatch):
     shown = cos("train", "prm", model, *files, "--out", folder / "prm", "--set", "epochs=1")
     assert "trained on 1 rows" in shown
     assert [round(value, 4) for value in targets[0].tolist()] == LABELS[name]
+
+
+def test_imported_rows_pass_the_check_and_keep_their_pictures(folder):
+    """A file in another folder takes its pictures along."""
+    cos("data", "check", folder / "rows.jsonl", "--out", folder / "clean.jsonl")
+    own = folder / "elsewhere" / "own.parquet"
+    cos("data", "import", folder / "clean.jsonl", "--out", own)
+    assert "3 rows read, 3 in" in cos("data", "check", own, "--out", folder / "again.parquet")
+    cos("data", "card", own)
+    assert "data:image/" in (folder / "elsewhere" / "own.card.html").read_text()
+
+
+def labelled_row(labels, answer=None):
+    example = {"id": "q", "question": "?", "images": [], "answer": "12", "answer_kind": "number"}
+    return {"example": example, "text": render(chain()), "labels": {"steps": labels, "answer": answer}}
+
+
+@pytest.mark.parametrize("labels", [[2.0] * 5, [-0.5] * 5, [1.0] * 9, [], [True] * 5, ["0.5"] * 5])
+def test_impossible_labels_are_rejects(folder, labels):
+    write_lines(folder / "labels.jsonl", [labelled_row(labels), labelled_row([1.0] * 5)])
+    assert "2 rows read, 1 in" in cos("data", "import", folder / "labels.jsonl", "--out", folder / "own.parquet")
+
+
+def test_a_wrong_answer_does_not_become_a_chain_to_learn_from(folder):
+    write_lines(folder / "labels.jsonl", [labelled_row([1.0] * 5, 1.0), labelled_row([0.0] * 5, 0.0)])
+    words = ("data", "export", folder / "labels.jsonl", "--out", folder / "x.jsonl", "--format")
+    assert "2 rows read, 1 in" in cos(*words, "sharegpt-step")
+    assert "rejected: 1 (wrong answer)" in cos(*words, "trl")
+    assert "2 rows read, 2 in" in cos(*words, "prm-raw")
+
+
+def test_what_is_read_is_not_replaced(folder):
+    rows_file, out = folder / "rows.jsonl", folder / "train.jsonl"
+    out.write_bytes(rows_file.read_bytes())
+    for words in [("mix", f"{out}=2", "--out", out), ("split", out, "--out", folder), ("check", out, "--out", out)]:
+        assert "would replace" in error("data", *words) or "would be replaced" in error("data", *words)
+    assert out.read_bytes() == rows_file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "it is empty"), ("{}".encode("utf-16"), "not UTF-8"), (b"hello", "not JSON")]
+)
+def test_files_without_a_row_say_why(folder, content, reason):
+    (folder / "bad.jsonl").write_bytes(content)
+    assert reason in error("data", "stats", folder / "bad.jsonl")

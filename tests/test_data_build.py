@@ -24,7 +24,7 @@ from chainofstep.problems.formats import FORMATS
 from chainofstep.problems.formats.files import read_steps
 from chainofstep.records import StepRow
 from chainofstep.store import read_json, read_rows
-from chainofstep.verbs.build import EndpointSettings, source_at
+from chainofstep.verbs.build import EndpointSettings, endpoint, source_at
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -234,6 +234,48 @@ def test_a_server_that_goes_down_leaves_the_rest_to_the_next_run(tmp_path):
     with StandIn(script, model="scripted") as server:
         build_with(server, other)
         assert server.counts.requests == 12
+
+
+@needs_data
+def test_settings_that_nobody_answers_are_not_taken_for_the_questions_fault(tmp_path):
+    questions_only(tmp_path)
+    wanted = r"teach: none of 12 was answered .* mend the endpoint's settings"
+    faults = Faults(refused=Fault(rate=1.0))
+    with StandIn(served(tmp_path), model="scripted", faults=faults) as server, pytest.raises(ValueError, match=wanted):
+        build_with(server, tmp_path)
+    assert rows(tmp_path / "teach" / "replies.jsonl") == []
+
+
+@needs_data
+def test_a_set_that_the_filters_leave_empty_has_its_files_too(tmp_path):
+    strict = config([f"tabmwp={SHARED / 'tabmwp'}"], limit=3, solver=False, settings=["filters.minimum_steps=9"])
+    verbs.build(strict, tmp_path)
+    assert rows(tmp_path / "sft.jsonl") == [] and len(rows(tmp_path / "sft" / "rejects.jsonl")) == 3
+    assert "minimum_steps" in (tmp_path / "sft.card.md").read_text("utf-8")
+    # Filters ask nobody, so other filters are simply tried on what is there.
+    verbs.build(config([f"tabmwp={SHARED / 'tabmwp'}"], limit=3, solver=False), tmp_path)
+    assert len(rows(tmp_path / "sft.jsonl")) + len(rows(tmp_path / "sft" / "rejects.jsonl")) == 3
+
+
+def test_a_folder_is_built_by_one_at_a_time(tmp_path):
+    made = config(["tabmwp"], solver=False)
+    with Build(made, tmp_path, print), pytest.raises(ValueError, match="is in use by another command"):
+        verbs.build(made, tmp_path)
+
+
+def test_the_key_goes_to_its_own_server_alone():
+    own, other = endpoint("gpt-4o", FAST), endpoint("qwen@http://localhost:8000/v1", FAST)
+    assert (own.key_variable, other.key_variable) == ("OPENAI_API_KEY", "")
+    named = endpoint("qwen@http://localhost:8000/v1", EndpointSettings(key_variable="QWEN_KEY"))
+    assert named.key_variable == "QWEN_KEY"
+    with pytest.raises(ValueError, match="Port out of range"):
+        endpoint("qwen@http://localhost:99999/v1", FAST)
+
+
+@pytest.mark.parametrize("setting", ["limit", "solutions", "votes"])
+def test_numbers_that_make_no_sense(setting):
+    with pytest.raises(ValueError, match=f"{setting} -1; give"):
+        config(["tabmwp"], **{setting: -1})
 
 
 def command(out, url):

@@ -224,12 +224,33 @@ def test_datasets_opens_the_pictures(tmp_path):
     assert loaded["images"][0].size == (3, 2) and loaded["images"][0].getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_picture_paths_open_from_the_new_file(tmp_path):
-    row = StepRow(Example("q", "?", ("a.png", "/b.png", "http://c/d.png"), "", "word"), TEXT)
-    with StepWriter(tmp_path / "new" / "rows.jsonl", ROWS, pictures=tmp_path / "old") as writer:
+@pytest.mark.parametrize("name", ["new/rows.jsonl", "new"])
+def test_pictures_come_along_to_the_new_file(tmp_path, name):
+    """Linked below the file's folder, so no path leads out of it; other content under a name that is taken, too."""
+    for folder, content in (("old", b"one"), ("older", b"two")):
+        (tmp_path / folder / "images").mkdir(parents=True)
+        (tmp_path / folder / "images" / "a.png").write_bytes(content)
+    paths = ("images/a.png", "../older/images/a.png", "gone.png", "/b.png", "http://c/d.png")
+    row = StepRow(Example("q", "?", paths, "", "word"), TEXT)
+    with StepWriter(tmp_path / name, ROWS, pictures=tmp_path / "old") as writer:
         writer.write(row)
-    (found,) = read_steps(tmp_path / "new" / "rows.jsonl")
-    assert found.example.images == ("../old/a.png", "/b.png", "http://c/d.png")
+    (found,) = read_steps(tmp_path / name)
+    first, second, *others = found.example.images
+    assert first == "images/a.png" and others == ["gone.png", "/b.png", "http://c/d.png"]
+    assert [(tmp_path / "new" / image).read_bytes() for image in (first, second)] == [b"one", b"two"]
+    assert not second.startswith("..")
+
+
+def test_embedded_pictures_are_read_without_the_files(tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "a.png").write_bytes(b"picture")
+    with StepWriter(tmp_path / "rows.parquet", ROWS, pictures=tmp_path, embed=True) as writer:
+        writer.write(StepRow(Example("q", "?", ("a.png",), "", "word"), TEXT))
+    (found,) = read_steps(tmp_path / "rows.parquet")
+    assert found.example.images == ("a.png",)
+    (tmp_path / "a.png").unlink()
+    (found,) = read_steps(tmp_path / "rows.parquet")
+    assert (tmp_path / found.example.images[0]).read_bytes() == b"picture"
 
 
 # The project's own folders

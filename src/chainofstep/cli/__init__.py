@@ -191,7 +191,7 @@ def annotate_command(
     judge: Judges = [],  # noqa: B006
     votes: Annotated[int, typer.Option(help="Judge: verdicts of each judge on each rollout.")] = 1,
     neutral: Annotated[str, typer.Option(help="Judge: by_answer (the paper's rule) or half.")] = "by_answer",
-    key_variable: KeyVariable = "OPENAI_API_KEY",
+    key_variable: KeyVariable = "",
     concurrency: Concurrency = 64,
     requests_per_minute: RequestsPerMinute = None,
     tokens_per_minute: TokensPerMinute = None,

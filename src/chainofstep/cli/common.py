@@ -29,7 +29,12 @@ Seed = Annotated[int, typer.Option(help="Decides every sample.")]
 Judges = Annotated[
     list[str], typer.Option("--judge", metavar="MODEL@URL", help="An LLM that labels steps; several vote.")
 ]
-KeyVariable = Annotated[str, typer.Option(help="Environment variable with the endpoints' key.")]
+KeyVariable = Annotated[
+    str,
+    typer.Option(
+        help="Environment variable with the endpoints' key.", show_default="OPENAI_API_KEY for OpenAI's own, else none"
+    ),
+]
 Concurrency = Annotated[int, typer.Option(help="Requests in flight at an endpoint.")]
 RequestsPerMinute = Annotated[int | None, typer.Option(help="Of an endpoint, at most.", show_default=False)]
 TokensPerMinute = Annotated[int | None, typer.Option(help="Of an endpoint, at most.", show_default=False)]

@@ -13,6 +13,7 @@ from chainofstep.cli.common import (
     Concurrency,
     Judges,
     KeyVariable,
+    OutFile,
     OutFolder,
     Price,
     RequestsPerMinute,
@@ -116,9 +117,11 @@ def export_command(
     if format.startswith("llama-factory"):
         import json
 
-        from chainofstep.problems.formats import FORMATS, llama_factory_entry
+        from chainofstep.problems.formats import llama_factory_entry
+        from chainofstep.store import read_rows
 
-        entry = llama_factory_entry(out.stem, out.name, pairs="pair" in FORMATS[format].holds)
+        _, first = next(read_rows(out), (0, {}))
+        entry = llama_factory_entry(out.stem, out.name, pairs="chosen" in first)
         typer.echo(f"for dataset_info.json: {json.dumps(entry)}")
 
 
@@ -204,7 +207,7 @@ def mix_command(
 @command(data_app, "merge", "cos data merge monte_carlo.jsonl judge.jsonl --rule agree --out scores.jsonl")
 def merge_command(
     scores: Annotated[list[Path], typer.Argument(metavar="SCORES.jsonl...", help="Labels of the same rollouts.")],
-    out: OutRows,
+    out: OutFile,
     rule: Annotated[str, typer.Option(help="agree: keep what all label alike; weight: the weighted mean.")] = "agree",
     weight: Annotated[list[float], typer.Option("--weight", help="One a file, in order; equal without.")] = [],  # noqa: B006
 ) -> None:
@@ -266,7 +269,7 @@ def build_command(
     without: Annotated[list[str], typer.Option("--without", metavar="FILTER", help="Off; repeatable.")] = [],  # noqa: B006
     limit: Annotated[int, typer.Option(help="Questions of each source; 0: all.")] = 0,
     tokenizer: Tokenizer = "",
-    key_variable: KeyVariable = "OPENAI_API_KEY",
+    key_variable: KeyVariable = "",
     concurrency: Concurrency = 64,
     requests_per_minute: RequestsPerMinute = None,
     tokens_per_minute: TokensPerMinute = None,

@@ -168,6 +168,10 @@ class Connection:
     def _why_down(self, reason: str) -> str:
         variable = self.endpoint.key_variable
         if reason.startswith(("HTTP 401", "HTTP 403")):
+            if not variable:
+                return (
+                    f"{self.endpoint.base_url}: {reason}: it wants a key, name the environment variable that holds it"
+                )
             state = "is not accepted" if os.environ.get(variable) else "is not set"
             return f"{self.endpoint.base_url}: {reason}: the key in the environment variable {variable} {state}"
         return f"{self.endpoint.base_url}: {reason}: see to the account's credit, then give the same command again"

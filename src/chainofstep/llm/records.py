@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 
 class EndpointDown(ValueError):
@@ -21,7 +22,7 @@ class Endpoint:
 
     base_url: str  # usually ends in /v1
     model: str
-    key_variable: str = "OPENAI_API_KEY"  # environment variable with the key; unset: "none" is sent
+    key_variable: str = "OPENAI_API_KEY"  # environment variable with the key; unset or "": "none" is sent
     concurrency: int = 64  # requests in flight
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None  # of prompts and completions
@@ -41,6 +42,10 @@ class Endpoint:
             raise ValueError(
                 f"base_url {self.base_url!r} is no web address: write one such as http://localhost:8000/v1"
             )
+        try:
+            urlsplit(self.base_url).port  # noqa: B018  # it is read for its error
+        except ValueError as error:
+            raise ValueError(f"base_url {self.base_url!r}: {error}") from None
         for name in ("concurrency", "attempts", "max_tokens", "timeout_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} {getattr(self, name)} of an endpoint is not above 0: set it to 1 or more")

@@ -48,13 +48,19 @@ def ask_log(
         return (Job(*job) for job in zip(missing, prompts_of(missing), strict=True))
 
     paid = Spending()
+    held: list[dict[str, Any]] = []  # rows of failures, until one reply says that not the settings are at fault
+    heard = len(done) > 0
 
     def write(job: Job, answers: Answers) -> None:
+        nonlocal heard
+        heard = heard or not job.prompts or any(isinstance(answer, Reply) for answer in answers)
+        held.append({"id": job.id, "replies": [_row_of(answer) for answer in answers]})
+        while heard and held:
+            log.append(held.pop(0))
         for answer in answers:
             if isinstance(answer, Reply) and not answer.cached:
                 paid.prompt_tokens += answer.prompt_tokens
                 paid.completion_tokens += answer.completion_tokens
-        log.append({"id": job.id, "replies": [_row_of(answer) for answer in answers]})
 
     with progress(asking.title, len(ids)) as tick:
         tick(len(done))
@@ -63,6 +69,11 @@ def ask_log(
             tick(len(done) + count, spent_words(paid, asking.endpoint))
 
         asked = ask_in_order(asking.endpoint, jobs(), write, asking.cache, show)
+    if held:
+        raise ValueError(
+            f"{asking.title}: none of {len(held)} was answered ({held[0]['replies'][0]['reason']}); "
+            "mend the endpoint's settings, and give the command again"
+        )
     if asked.unanswered:
         reason, _ = asked.unanswered.most_common(1)[0]
         raise ValueError(

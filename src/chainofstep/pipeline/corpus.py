@@ -13,13 +13,17 @@ data/
   sft.card.html  prm.card.html     what is in them
 """
 
-import os
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from chainofstep.llm import Endpoint, Estimate, Spending, estimate, estimated_prompt_tokens
 from chainofstep.pipeline.asking import (
@@ -48,6 +52,7 @@ from chainofstep.pipeline.corpus_files import (
 )
 from chainofstep.problems.filters import FilterConfig, FilterReport, refusal
 from chainofstep.problems.overlap import OverlapIndex, Overlaps, Rule
+from chainofstep.problems.pictures import link_file
 from chainofstep.problems.skeleton import Draft
 from chainofstep.problems.sources import SOURCES, load, load_hub
 from chainofstep.problems.teacher import steps_prompt
@@ -57,8 +62,10 @@ from chainofstep.row_index import RowIndex
 from chainofstep.scoring.judge import Neutral
 from chainofstep.scoring.merge import Agreement, agreement_of
 from chainofstep.settings import resolved
-from chainofstep.store import Log, RunFolder, write_json
+from chainofstep.store import Log, RunFolder, write_json, write_text
 
+#: Stages made of what others wrote, for nothing.
+DERIVED = ("sft", "sft-files", "prm", "prm-files")
 SAMPLED = 50  # prompts that an estimate is made from
 #: Guesses of what is written: 5 to 10 steps, and a sentence on each.
 STEPS_TOKENS, VERDICT_TOKENS = 900, 300
@@ -91,14 +98,48 @@ class BuildConfig:
     tokenizer: str = ""  # whose tokens the cards count; without one they count words
     note: str = ""  # shown at the top of the cards
 
+    def __post_init__(self) -> None:
+        for name, least in (("limit", 0), ("solutions", 1), ("votes", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} {getattr(self, name)}; give {least} or more")
+        names = [(place.name, place.path, place.split) for place in self.sources]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"source {twice[0]} is given twice; give it once")
+
+
+def empty_log(path: Path) -> Log:
+    """A log that is there though nothing is in it."""
+    write_text(path, "")
+    return Log(path)
+
+
+def counted(log: Log) -> int:
+    with log.path.open("rb") as file:
+        return sum(1 for _ in file)
+
 
 class Build:
-    """The stages of one build, each run once; a killed one goes on where it was."""
+    """The stages of one build, each run once; a killed one goes on where it was. A context manager while it works."""
 
     def __init__(self, config: BuildConfig, out: Path, say: Callable[[str], None]):
         self.config, self.folder, self.say = config, RunFolder(out), say
         self.folder.claim({"name": "data"})  # what decides a stage is kept with the stage
         self.spent: dict[str, str] = {}  # by stage, in words
+        self.lock = FileLock(self.folder.path / ".lock")  # the system gives it back when a build is killed
+
+    def __enter__(self) -> "Build":
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"{self.folder.path} is in use by another command: wait until it ends, or choose another folder"
+            ) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.lock.release()
 
     def path(self, *parts: str) -> Path:
         return self.folder.path.joinpath(*parts)
@@ -107,9 +148,13 @@ class Build:
         self, name: str, work: Callable[[Path], Sequence[Path]], after: Sequence[str] = (), **inputs: Any
     ) -> None:
         """Run a stage unless it is finished. It is made from settings and from what the stages `after` which it comes
-        wrote."""
-        known = self.folder.stage(name)
-        stage = self.folder.run_stage(name, inputs | {earlier: self.outputs(earlier) for earlier in after}, work)
+        wrote; one that asks nobody is simply made again where these have changed.
+        """
+        known, made_from = self.folder.stage(name), inputs | {earlier: self.outputs(earlier) for earlier in after}
+        if known is not None and name in DERIVED and difference(known.inputs, json.loads(json.dumps(made_from))):
+            self.path("stages", f"{name}.json").unlink()
+            known = None
+        stage = self.folder.run_stage(name, made_from, work)
         if known is None or known.seconds is None:
             self.say(f"done {name} in {stage.seconds:.1f} s{self.spent.get(name, '')}")
 
@@ -119,9 +164,10 @@ class Build:
         plain = f", {spending.unstructured:,} without a schema" if spending.unstructured else ""
         self.spent[name] = f": {spent_words(spending, asking.endpoint)}{cached}{retried}{plain}"
 
-    def outputs(self, name: str) -> dict[str, str]:
+    def outputs(self, name: str) -> str:
+        """What a stage wrote, as one short hash."""
         stage = self.folder.stage(name)
-        return stage.outputs if stage else {}
+        return hashlib.sha256(json.dumps(stage.outputs if stage else {}).encode()).hexdigest()[:12]
 
     def questions(self) -> None:
         """The stage before anything is asked: questions, less those that evaluation sets have."""
@@ -141,7 +187,8 @@ class Build:
         if config.teacher is not None:
             self.stage("teach", self._teach, ["examples"], teacher=text_settings(config.teacher))
             self.stage("sft", self._sft, ["teach"], filters=resolved(config.filters))
-            self.stage("sft-files", self._sft_files, ["sft"], note=config.note, tokenizer=config.tokenizer)
+            shown = {"note": config.note, "tokenizer": config.tokenizer}
+            self.stage("sft-files", self._sft_files, ["sft"], filters=resolved(config.filters), **shown)
         if config.solver is not None:
             solver = text_settings(config.solver)
             self.stage("solve", self._solve, ["examples"], solver=solver, solutions=config.solutions)
@@ -156,7 +203,7 @@ class Build:
         config, examples = self.config, self.examples()
         names = list(examples)
         if not names:
-            raise ValueError(f"no example in {self.path('examples')}: all rows were rejected, see rejects.jsonl there")
+            raise ValueError(f"{self.path('examples')} has no question")
         shown = list(examples.read(names[:: max(1, len(names) // SAMPLED)]))
         steps = [(estimated_prompt_tokens(steps_prompt(each, "teach")), STEPS_TOKENS) for each in shown]
         verdicts = [(prompt + STEPS_TOKENS, VERDICT_TOKENS) for prompt, _ in steps]
@@ -186,10 +233,14 @@ class Build:
                 if isinstance(found, Example):
                     index.add(found, SOURCES[place.name].title)
         overlaps = Overlaps(self.config.overlap_rule, index.threshold)
-        log, rejects = Log(folder / "examples.jsonl"), Log(folder / "rejects.jsonl")
+        log, rejects = empty_log(folder / "examples.jsonl"), empty_log(folder / "rejects.jsonl")
         for place in self.config.sources:
             self._import(place, index, overlaps, log, rejects)
-        write_json(folder / "overlap.json", to_row(overlaps))
+        if self.config.against:
+            write_json(folder / "overlap.json", to_row(overlaps))
+        self.say(f"examples: {counted(log)} questions, {counted(rejects)} rejects")
+        if not counted(log):
+            raise ValueError(f"no question could be used: {counted(rejects)} rows were rejected, see {rejects.path}")
         return sorted(folder.glob("*.json*"))
 
     def _import(self, place: SourceAt, index: OverlapIndex, overlaps: Overlaps, log: Log, rejects: Log) -> None:
@@ -237,7 +288,7 @@ class Build:
     def _sft(self, folder: Path) -> Sequence[Path]:
         shutil.rmtree(folder, ignore_errors=True)  # made from stored texts alone
         report = FilterReport()
-        log, rejects = Log(folder / "examples.jsonl"), Log(folder / "rejects.jsonl")
+        log, rejects = empty_log(folder / "examples.jsonl"), empty_log(folder / "rejects.jsonl")
         examples = Examples(self.path("examples", "examples.jsonl"))
         names = list(examples)
         answers = read_answers(self.path("teach", "replies.jsonl"), names)
@@ -252,14 +303,16 @@ class Build:
                 rejects.append(to_row(reject))
                 report.remove(reject)
         write_json(folder / "filters.json", to_row(report))
-        return [file for file in (log.path, rejects.path, folder / "filters.json") if file.exists()]
+        removed = ", ".join(f"{name} {count:,}" for name, count in report.removed.items())
+        self.say(f"sft: {report.kept:,} of {report.read:,} chains kept" + (f"; removed: {removed}" if removed else ""))
+        return [log.path, rejects.path, folder / "filters.json"]
 
     def _sft_files(self, folder: Path) -> Sequence[Path]:
         examples = Examples(self.path("sft", "examples.jsonl"))
         counter = token_counter(self.config.tokenizer)
         stats = write_set(sft_rows(examples.read(list(examples))), self.folder.path, SFT_FILES, counter)
         assert self.config.teacher is not None
-        cards = sft_card(stats, self.folder.path, self.config.teacher, self.config.filters.without, self.config.note)
+        cards = sft_card(stats, self.folder.path, self.config.teacher, self.config.filters, self.config.note)
         return [*map(self.path, SFT_FILES), *cards]
 
     # Solutions and their step labels
@@ -270,12 +323,11 @@ class Build:
         asking = Asking(self.config.solver, self.path("replies.sqlite"), "solve")
         examples = self.examples()
         self._note("solve", asking, ask_for_steps(asking, log, examples, "solve", self.config.solutions))
-        names, rollouts = list(examples), folder / "rollouts.jsonl"
-        rollouts.unlink(missing_ok=True)
+        names, rollouts = list(examples), empty_log(folder / "rollouts.jsonl")
         pools = map(rollouts_of, examples.read(names), read_answers(log.path, names))
         for name, pool in zip(names, pools, strict=True):
-            Log(rollouts).append({"id": name, "rollouts": [to_row(rollout) for rollout in pool]})
-        return [log.path, rollouts]
+            rollouts.append({"id": name, "rollouts": [to_row(rollout) for rollout in pool]})
+        return [log.path, rollouts.path]
 
     def _judge(self, name: str, judge: Endpoint) -> Callable[[Path], Sequence[Path]]:
         def work(folder: Path) -> Sequence[Path]:
@@ -289,14 +341,15 @@ class Build:
 
     def _prm(self, folder: Path) -> Sequence[Path]:
         shutil.rmtree(folder, ignore_errors=True)
-        log, rejects = Log(folder / "scores.jsonl"), Log(folder / "rejects.jsonl")
+        log, rejects = empty_log(folder / "scores.jsonl"), empty_log(folder / "rejects.jsonl")
         for example, pool, scored in self._scored():
             log.append({"id": example.id, "scores": [to_row(scores) for scores in scored]})
             for rollout, scores in zip(pool, scored, strict=True):
                 if isinstance(scores, ScoreFailure):
                     place = f"{example.id}#{rollout.index}"
                     rejects.append(to_row(Reject(place, scores.reason, {"text": rollout.text})))
-        return [file for file in (log.path, rejects.path) if file.exists()]
+        self.say(f"prm: {counted(rejects):,} solutions without labels")
+        return [log.path, rejects.path]
 
     def _prm_files(self, folder: Path) -> Sequence[Path]:
         config = self.config
@@ -329,16 +382,3 @@ class Build:
         pools = Pools(self.path("solve", "rollouts.jsonl")).read(names)
         for example, pool, found in zip(examples.read(names), pools, answers, strict=True):
             yield example, pool, judged_scores(example, pool, found, self.config.votes, self.config.neutral)
-
-
-def link_file(source: Path, target: Path) -> None:
-    """The file under a second name; a copy where the disk is another one."""
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)

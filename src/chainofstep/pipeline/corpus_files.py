@@ -11,6 +11,7 @@ from chainofstep.chain import render
 from chainofstep.llm import Endpoint
 from chainofstep.pipeline.asking import text_settings
 from chainofstep.problems import teacher
+from chainofstep.problems.filters import FilterConfig
 from chainofstep.problems.formats import FORMATS, harden
 from chainofstep.problems.formats.files import StepWriter
 from chainofstep.problems.sources import SOURCES
@@ -107,10 +108,13 @@ def endpoint_facts(endpoint: Endpoint, prompt: str) -> dict[str, str]:
     return {**settings, "prompt": prompt}
 
 
-def sft_card(stats: Stats, folder: Path, endpoint: Endpoint, off: Sequence[str], note: str) -> Sequence[Path]:
-    """The card of the SFT set; `off` are the filters that were switched off."""
+def sft_card(stats: Stats, folder: Path, endpoint: Endpoint, filters: FilterConfig, note: str) -> Sequence[Path]:
+    """The card of the SFT set, with the filters' settings that are not the usual ones."""
     facts = endpoint_facts(endpoint, teacher.prompt_hash("teach"))
-    made_by = [("Teacher", facts), *([("Filters", {"off": ", ".join(off)})] if off else [])]
+    usual = vars(FilterConfig())
+    changed = {name: value for name, value in vars(filters).items() if value != usual[name]}
+    shown = {name: ", ".join(value) if isinstance(value, tuple) else str(value) for name, value in changed.items()}
+    made_by = [("Teacher", facts), *([("Filters", shown)] if shown else [])]
     return _card("SFT chains", "sft", stats, folder, made_by, note, filters=_read(folder / "sft" / "filters.json"))
 
 

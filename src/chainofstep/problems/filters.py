@@ -34,6 +34,8 @@ class FilterConfig:
     def __post_init__(self) -> None:
         if unknown := [name for name in self.without if name not in FILTERS]:
             raise ValueError(f"no filter {unknown[0]!r}; there are {', '.join(FILTERS)}")
+        if "parses" in self.without:
+            raise ValueError("filter parses cannot be off: without a chain there is nothing to write")
 
 
 #: Why a chain is refused, or None.
@@ -164,7 +166,7 @@ MEANINGS: dict[str, str] = {
     "parses": "the text is a chain, or a reply in the skeleton",
     "fields": "name, thought and reflection of every step say something",
     "numbering": "steps that carry numbers count 1, 2, 3, ...",
-    "step_count": "5 to 10 steps",
+    "step_count": "5 to 10 steps, if not set otherwise",
     "answer": "there is an answer",
     "right_answer": "the answer equals the reference by the answer rules",
     "control_tokens": "no step token or PRM token stands in a field as text",
@@ -176,10 +178,7 @@ MEANINGS: dict[str, str] = {
 
 
 def refusal(example: Example, draft: Draft, config: FilterConfig) -> str | None:
-    """`FILTER: why` of the first filter that removes the draft; None if it may stay.
-
-    `parses` cannot be switched off for a draft that could not be made: there would be nothing to write.
-    """
+    """`FILTER: why` of the first filter that removes the draft; None if it may stay."""
     for name, check in FILTERS.items():
         if check is None or name in config.without:
             continue

@@ -3,11 +3,16 @@
 Every trouble is a `PictureError` of one line, with its kind before the first colon, so that rejects can be counted.
 """
 
+import filecmp
+import hashlib
 import io
+import os
+import shutil
 import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
@@ -49,6 +54,48 @@ def inside(root: Path, path: str) -> Path:
     if reason:
         raise PictureError(f"unsafe picture path: {path[:200]!r} ({reason}): give a path inside {root}")
     return root / path
+
+
+def link_file(source: Path, target: Path) -> None:
+    """The file under a second name; a copy where the disk is another one. One that is there stays."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileExistsError:  # another process was quicker
+        return
+    except OSError:
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+
+
+@lru_cache(maxsize=1 << 16)  # sets ask several questions about one picture
+def own_picture(image: str, root: Path, folder: Path, being_made: Path | None = None) -> str:
+    """The path, from `folder`, of the picture that `image` names from `root`.
+
+    One that lies outside the folder is linked to `folder/images`, so that a set can be moved with its pictures and no
+    path leads out of it. What is no file here (a web address, a missing picture) keeps its name. `being_made` is where
+    the folder is while it is not whole.
+    """
+    if "://" in image or os.path.isabs(image):
+        return image
+    source = Path(os.path.normpath(root / image))
+    relative = Path(os.path.relpath(source, folder))
+    if relative.parts[:1] != ("..",):
+        return relative.as_posix()
+    if not source.is_file():
+        return image
+    parts = [part for part in Path(image).parts if part not in ("..", ".")]
+    inner = Path(*parts[1:]) if parts[0] == "images" and len(parts) > 1 else Path(*parts)
+    place = being_made or folder
+    target = place / "images" / inner
+    if target.exists() and not filecmp.cmp(source, target, shallow=False):
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+        target = place / "images" / digest / inner.name
+    link_file(source, target)
+    return target.relative_to(place).as_posix()
 
 
 def check_picture(path: Path, decode: bool = True) -> tuple[int, int]:

@@ -20,24 +20,30 @@ from chainofstep.settings import apply_overrides
 from chainofstep.verbs.files import choose
 
 OPENAI = "https://api.openai.com/v1"
+STAND_IN = "http://stand-in.invalid"  # until the server has begun
 
 
 def endpoint(spec: str, settings: "EndpointSettings") -> Endpoint:
-    """The endpoint that `MODEL@URL` names (OpenAI's without a URL); `stand-in` is the scripted one."""
+    """The endpoint that `MODEL@URL` names (OpenAI's without a URL); `stand-in` alone is the scripted one.
+
+    OpenAI's key goes to OpenAI; to another server only the one whose variable is named.
+    """
     model, at, url = spec.partition("@")
     if not model or (at and not url):
         raise ValueError(f"endpoint {spec!r}; give MODEL@URL, such as gpt-4o or Qwen3-VL@http://localhost:8000/v1")
+    if not at:
+        url = STAND_IN if model == MODEL else OPENAI
     prompt_price, completion_price = settings.prices or (None, None)
     return Endpoint(
-        base_url=url or OPENAI,
+        base_url=url,
         model=model,
-        key_variable=settings.key_variable,
+        key_variable=settings.key_variable or ("OPENAI_API_KEY" if url == OPENAI else ""),
         concurrency=settings.concurrency,
         requests_per_minute=settings.requests_per_minute,
         tokens_per_minute=settings.tokens_per_minute,
         max_tokens=settings.max_tokens,
         temperature=settings.temperature,
-        seed=0 if model == MODEL else None,  # by which the script tells the samples of one question apart
+        seed=0 if url == STAND_IN else None,  # by which the script tells the samples of one question apart
         dollars_per_million_prompt_tokens=prompt_price,
         dollars_per_million_completion_tokens=completion_price,
     )
@@ -47,7 +53,7 @@ def endpoint(spec: str, settings: "EndpointSettings") -> Endpoint:
 class EndpointSettings:
     """What all endpoints of a command have in common."""
 
-    key_variable: str = "OPENAI_API_KEY"
+    key_variable: str = ""  # none: OPENAI_API_KEY for OpenAI's own endpoint, no key for others
     concurrency: int = 64
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -78,14 +84,14 @@ def build(config: BuildConfig, out: Path, only_estimate: bool = False) -> list[t
         raise ValueError("no source; give at least one with --source, `cos data sources` lists them")
     if config.solver and not config.judges:
         raise ValueError("solutions without a judge have no labels; give --judge too, or no --solver")
-    build = Build(config, out, lambda line: console.print(line, highlight=False))
-    build.questions()
-    estimates = build.estimates()
-    for name, estimate in estimates:
-        console.print(f"{name}: about {estimate_words(estimate)}", highlight=False)
-    if not only_estimate:
-        with _stand_in(build):
-            build.ask()
+    with Build(config, out, lambda line: console.print(line, highlight=False, soft_wrap=True)) as build:
+        build.questions()
+        estimates = build.estimates()
+        for name, estimate in estimates:
+            build.say(f"{name}: about {estimate_words(estimate)}")
+        if not only_estimate:
+            with _stand_in(build):
+                build.ask()
     return estimates
 
 
@@ -100,7 +106,7 @@ def estimate_words(estimate: Estimate) -> str:
 def _stand_in(build: Build) -> Iterator[None]:
     """While the block runs, endpoints of the stand-in's name are served by it."""
     config = build.config
-    if not any(each.model == MODEL for each in (config.teacher, config.solver, *config.judges) if each):
+    if not any(each.base_url == STAND_IN for each in (config.teacher, config.solver, *config.judges) if each):
         yield
         return
     from chainofstep.llm.stand_in import StandIn
@@ -109,7 +115,7 @@ def _stand_in(build: Build) -> Iterator[None]:
     with StandIn(ScriptedModel(examples.read(list(examples)))) as server:
 
         def served(each: Endpoint) -> Endpoint:
-            return replace(each, base_url=server.base_url) if each.model == MODEL else each
+            return replace(each, base_url=server.base_url) if each.base_url == STAND_IN else each
 
         build.config = replace(
             config,

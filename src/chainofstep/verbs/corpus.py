@@ -1,6 +1,7 @@
 """Files of step data: in and out, checked, counted, split and mixed. Every row read is written or rejected."""
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from chainofstep.problems.filters import FilterConfig, FilterReport, RowFilter
 from chainofstep.problems.formats import FORMATS, Format
 from chainofstep.problems.formats.convert import Converted, convert
 from chainofstep.problems.formats.files import StepWriter, format_of, read_steps
-from chainofstep.problems.pictures import PictureError, check_picture, inside
+from chainofstep.problems.pictures import PictureError, check_picture, inside, own_picture
 from chainofstep.problems.stats import Stats
 from chainofstep.progress import progress
 from chainofstep.records import Reject, StepRow, to_row
@@ -54,6 +55,8 @@ class RowCheck:
 
 @lru_cache(maxsize=1 << 16)  # sets ask several questions about one picture
 def _picture_refused(root: str, image: str, decode: bool) -> str | None:
+    if "://" in image:
+        return f"picture at a web address: {image}; download it and name the file"
     try:
         check_picture(inside(Path(root), image), decode)
     except PictureError as error:
@@ -197,6 +200,7 @@ def split(
     known = named_format(format_name) or format_of(source)
     root = source if source.is_dir() else source.parent
     files = {name: out / f"{name}.jsonl" for name in ("train", "test")}
+    _spare([source], [*files.values(), out / "rejects.jsonl"])
 
     def place(row: StepRow) -> Path:
         return files["test" if _share_of(seed, _group(row, by)) < share else "train"]
@@ -223,10 +227,17 @@ def mix(sources: Sequence[tuple[Path, float]], out: Path, seed: int = 0) -> Writ
     The second copy of a row has `~2` after its id; an id that an earlier file had is led by its own file's name.
     Trainers shuffle, so rows are not.
     """
-    if bad := next(((path, weight) for path, weight in sources if weight <= 0), None):
+    _spare([path for path, _ in sources], [out, out.with_suffix(".rejects.jsonl")])
+    if bad := next(((path, weight) for path, weight in sources if not 0 < weight < math.inf), None):
         raise ValueError(f"weight {bad[1]} of {bad[0]}; give one above 0, or leave the file out")
     known, root = FORMATS["rows"], out.parent
     return _write(_mixed(sources, seed, root), [out], known, out.with_suffix(".rejects.jsonl"), root, lambda _: out)
+
+
+def _spare(sources: Sequence[Path], files: Sequence[Path]) -> None:
+    """`ValueError` if a file that is read would be replaced."""
+    if replaced := {path.resolve() for path in sources} & {path.resolve() for path in files}:
+        raise ValueError(f"{min(replaced)} is read and would be replaced; choose another --out")
 
 
 def _mixed(sources: Sequence[tuple[Path, float]], seed: int, root: Path) -> Iterator[StepRow | Reject]:
@@ -239,7 +250,7 @@ def _mixed(sources: Sequence[tuple[Path, float]], seed: int, root: Path) -> Iter
                 continue
             name = row.example.id if row.example.id not in earlier else f"{path.stem}/{row.example.id}"
             own.add(name)
-            images = tuple(os.path.relpath(path.parent / image, root) for image in row.example.images)
+            images = tuple(own_picture(image, path.parent, root) for image in row.example.images)
             whole, rest = divmod(weight, 1)
             copies = int(whole) + (_share_of(seed, f"{path.stem}/{row.example.id}") < rest)
             for copy in range(1, copies + 1):

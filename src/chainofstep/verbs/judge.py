@@ -1,11 +1,12 @@
 """Step labels from LLM judges, and several sets of labels made one."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from pydantic import TypeAdapter
 
@@ -87,6 +88,8 @@ def merge_scores(files: Sequence[Path], out: Path, rule: Rule, weights: Sequence
         raise ValueError(
             f"weights {', '.join(map(str, weights))} for {len(files)} files; give one of 0 or more for each"
         )
+    if any(not math.isfinite(weight) for weight in weights) or out.suffix != ".jsonl":
+        raise ValueError(f"weights {weights or 'equal'}, --out {out}; give finite weights, and a file ending on .jsonl")
     if out.resolve() in {path.resolve() for path in files}:
         raise ValueError(f"--out {out} would replace a file that is read; choose another")
     names = list(RowIndex(existing(files[0])))
@@ -107,7 +110,13 @@ def merge_scores(files: Sequence[Path], out: Path, rule: Rule, weights: Sequence
 
 
 def _scores(path: Path, names: Sequence[str]) -> "list[list[Scored]]":
-    return [[_scored(entry) for entry in row["scores"]] for row in RowIndex(path).rows(list(names))]
+    return [[_scored(entry) for entry in _field(path, row)] for row in RowIndex(path).rows(list(names))]
+
+
+def _field(path: Path, row: dict[str, Any]) -> list[Any]:
+    if not isinstance(row.get("scores"), list):
+        raise ValueError(f"{path}: no 'scores' in the row of {row['id']}; give what `cos annotate` wrote")
+    return list(row["scores"])
 
 
 def _scored(entry: dict[str, object]) -> Scored:

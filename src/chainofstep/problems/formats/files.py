@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from chainofstep.problems.formats import FORMATS, detect, folders, parquet
 from chainofstep.problems.formats.base import Format, Row, json_line
 from chainofstep.problems.formats.chunks import BATCH, Chunk, array_chunks, line_chunks
+from chainofstep.problems.pictures import own_picture
 from chainofstep.records import Reject, StepRow
 
 if TYPE_CHECKING:
@@ -39,10 +39,21 @@ def chunks_of(path: Path) -> Iterator[Chunk]:
 
 def format_of(path: Path) -> Format:
     """The format that a file's first rows are; `ValueError` if they do not say."""
-    found = (row for chunk in chunks_of(path) for _, row in chunk.items() if not isinstance(row, Reject))
-    rows = list(islice(found, LOOKED_AT))
+    rows: list[Row] = []
+    rejects: list[Reject] = []
+    for _, row in (found for chunk in chunks_of(path) for found in chunk.items()):
+        if isinstance(row, Reject):
+            rejects.append(row)
+            del rejects[1:]  # the first says enough
+        else:
+            rows.append(row)
+        if len(rows) == LOOKED_AT:
+            break
+    if not rows:
+        why = f"its first line is a reject ({rejects[0].reason})" if rejects else "it is empty"
+        raise ValueError(f"{path} has no row that can be read: {why}")
     if (known := detect(rows)) is None:
-        keys = f"its first row has {', '.join(rows[0])}" if rows else "it has no rows"
+        keys = f"its first row has {', '.join(rows[0])}"
         raise ValueError(f"{path}: {keys}, which is no format known; name one of {', '.join(FORMATS)}")
     return known
 
@@ -130,7 +141,7 @@ class Target:
     """Where rows go and how they are written there; can be sent to another process.
 
     `pictures` is the folder that relative picture paths count from: they are written so that they open from the new
-    file's folder. `embed` puts the pictures into a parquet file.
+    file's folder, and pictures outside it are linked there. `embed` puts the pictures into a parquet file.
     """
 
     path: Path
@@ -163,10 +174,8 @@ class Target:
 
     def _moved(self, row: StepRow, pictures: Path) -> StepRow:
         folder = self.path if self.kind == "folder" else self.path.parent
-        images = tuple(
-            image if "://" in image or os.path.isabs(image) else os.path.relpath(pictures / image, folder)
-            for image in row.example.images
-        )
+        being_made = folders.temporary(self.path) if self.kind == "folder" else None
+        images = tuple(own_picture(image, pictures, folder, being_made) for image in row.example.images)
         return replace(row, example=replace(row.example, images=images))
 
     def open(self) -> Sink:

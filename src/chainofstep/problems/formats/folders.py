@@ -23,6 +23,11 @@ EXAMPLES, ROLLOUTS, SCORES, PAIRS = "examples.jsonl", "rollouts.jsonl", "scores.
 CHOSEN, REJECTED, RULE = 1.0, 0.0, "imported"  # of pairs that come without their path scores and rule
 
 
+def temporary(folder: Path) -> Path:
+    """Where a folder is made."""
+    return folder.with_name(f".{folder.name}.tmp")
+
+
 def read_chunks(folder: Path) -> Iterator[Rows]:
     """A folder's rows in the format `rows`: one for each pair or rollout or, where there is neither, each example."""
     if not (folder / EXAMPLES).is_file():
@@ -112,7 +117,7 @@ class FolderFiles:
     def __init__(self, path: Path):
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"{path} exists; choose another folder, or delete it")
-        self.path, self.temporary = path, path.with_name(f".{path.name}.tmp")
+        self.path, self.temporary = path, temporary(path)
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.temporary.mkdir(parents=True)
         self.files: dict[str, BinaryIO] = {}

@@ -3,15 +3,17 @@
 One row group for each table that is written; nothing but the row group being made is held in memory.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from chainofstep.chain import parse_prefix, render
 from chainofstep.problems.formats.base import Row
 from chainofstep.problems.formats.chunks import BATCH, Rows, in_batches
 from chainofstep.records import StepRow, to_row
+from chainofstep.store import write_bytes
 
 if TYPE_CHECKING:
     import pyarrow
@@ -87,14 +89,27 @@ def _rows(path: Path) -> Iterator[Row]:
         with parquet.ParquetFile(path) as file:
             own = set(COLUMNS.split()) <= set(file.schema_arrow.names)
             for batch in file.iter_batches(BATCH):
-                yield from map(_row, batch.to_pylist()) if own else batch.to_pylist()
+                found = batch.to_pylist()
+                yield from (_row(columns, path) for columns in found) if own else found
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{path}: no parquet file ({error}): check the path, or make it again") from error
 
 
-def _row(columns: dict[str, Any]) -> Row:
+def _picture(image: dict[str, Any], file: Path) -> str:
+    """The path of a picture. One that is in the file and not beside it is written to FILE.pictures, by its content."""
+    named, content = image["path"] or "", image["bytes"]
+    if content is None or (named and not PurePath(named).is_absolute() and (file.parent / named).is_file()):
+        return named
+    digest = hashlib.sha256(content).hexdigest()
+    path = Path(f"{file.stem}.pictures") / digest[:2] / f"{digest[:40]}{PurePath(named).suffix or '.png'}"
+    if not (file.parent / path).exists():
+        write_bytes(file.parent / path, content)
+    return path.as_posix()
+
+
+def _row(columns: dict[str, Any], file: Path) -> Row:
     example = {name: columns[name] for name in ("id", "question", "answer", "answer_kind", "choices", "source")}
-    example["images"] = [image["path"] or "" for image in columns["images"]]
+    example["images"] = [_picture(image, file) for image in columns["images"]]
     example["meta"] = json.loads(columns["meta"])
     if columns["chain"] is not None:
         example["chain"] = to_row(parse_prefix(columns["chain"]).chain)

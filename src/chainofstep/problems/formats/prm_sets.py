@@ -90,7 +90,8 @@ def _read_verdicts(row: Row, row_id: str) -> StepRow:
     found_id = row_id if row.get("id") == -1 else id_field(row, "id", row_id)  # all of the set's rows have -1
     labels = StepScores(tuple(_VERDICTS[verdict] for verdict in verdicts))
     chain = plain_chain(steps)
-    return StepRow(example_of(found_id, question, images, chain.answer or "", meta), render(chain), labels)
+    answer = (labels.steps[-1] and chain.answer) or ""  # the one of a wrong last step is no gold answer
+    return StepRow(example_of(found_id, question, images, answer, meta), render(chain), labels)
 
 
 def _write_verdicts(row: StepRow) -> Row:

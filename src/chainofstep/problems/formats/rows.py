@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from chainofstep.problems.formats.base import Format, Row, shown
+from chainofstep.chain import STEP_END
+from chainofstep.problems.formats.base import Format, Row, number_field, shown
 from chainofstep.records import Example, StepRow, from_row, to_row
 
 _EMPTY: tuple[Any, ...] = (None, "", (), {})
@@ -20,12 +21,26 @@ def read_row(row: Row, row_id: str) -> StepRow:
     if unknown := row.keys() - {"example", "text", "labels", "rejected"}:
         raise ValueError(f"wrong field: {min(unknown)}: expected example, text, labels and rejected alone")
     try:
-        return from_row(StepRow, row)
+        read = from_row(StepRow, row)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         kind = "missing field" if first["type"] == "missing" else "wrong field"
         raise ValueError(f"{kind}: {place}: {first['msg']}, found {shown(first['input'])}") from error
+    if read.labels is not None:
+        _check_labels(row["labels"], read)
+    return read
+
+
+def _check_labels(labels: Row, row: StepRow) -> None:
+    """Numbers in [0, 1], at least one, and none without a step."""
+    for place, label in enumerate(labels["steps"]):
+        number_field(label, f"labels.steps[{place}]")
+    if labels.get("answer") is not None:
+        number_field(labels["answer"], "labels.answer")
+    count, steps = len(labels["steps"]), (row.text or "").count(STEP_END)
+    if not 0 < count <= steps:
+        raise ValueError(f"labels do not fit: {count} for {steps} steps")
 
 
 def write_row(row: StepRow) -> Row:
