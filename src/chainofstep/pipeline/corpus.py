@@ -61,7 +61,7 @@ from chainofstep.records import Example, Reject, Rollout, Scored, ScoreFailure, 
 from chainofstep.row_index import RowIndex
 from chainofstep.scoring.judge import Neutral
 from chainofstep.scoring.merge import Agreement, agreement_of
-from chainofstep.settings import resolved
+from chainofstep.settings import difference, resolved
 from chainofstep.store import Log, RunFolder, write_json, write_text
 
 #: Stages made of what others wrote, for nothing.
