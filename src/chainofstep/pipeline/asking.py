@@ -43,37 +43,16 @@ def ask_log(
     """
     done = RowIndex(log.path)
     missing = [name for name in ids if name not in done]
-
-    def jobs() -> Iterator[Job]:
-        return (Job(*job) for job in zip(missing, prompts_of(missing), strict=True))
-
-    paid = Spending()
-    held: list[dict[str, Any]] = []  # rows of failures, until one reply says that not the settings are at fault
-    heard = len(done) > 0
-
-    def write(job: Job, answers: Answers) -> None:
-        nonlocal heard
-        heard = heard or not job.prompts or any(isinstance(answer, Reply) for answer in answers)
-        held.append({"id": job.id, "replies": [_row_of(answer) for answer in answers]})
-        while heard and held:
-            log.append(held.pop(0))
-        for answer in answers:
-            if isinstance(answer, Reply) and not answer.cached:
-                paid.prompt_tokens += answer.prompt_tokens
-                paid.completion_tokens += answer.completion_tokens
-
+    rows = _Rows(log, asking, heard=len(done) > 0)
+    jobs = (Job(*job) for job in zip(missing, prompts_of(missing), strict=True))
     with progress(asking.title, len(ids)) as tick:
         tick(len(done))
 
         def show(count: int) -> None:
-            tick(len(done) + count, spent_words(paid, asking.endpoint))
+            tick(len(done) + count, spent_words(rows.paid, asking.endpoint))
 
-        asked = ask_in_order(asking.endpoint, jobs(), write, asking.cache, show)
-    if held:
-        raise ValueError(
-            f"{asking.title}: none of {len(held)} was answered ({held[0]['replies'][0]['reason']}); "
-            "mend the endpoint's settings, and give the command again"
-        )
+        asked = ask_in_order(asking.endpoint, jobs, rows.write, asking.cache, show)
+    rows.check()
     if asked.unanswered:
         reason, _ = asked.unanswered.most_common(1)[0]
         raise ValueError(
@@ -81,6 +60,36 @@ def ask_log(
             "give the same command again, it asks for these alone"
         )
     return asked.spending
+
+
+class _Rows:
+    """Rows of replies on their way to the log. Failures wait until a reply says that not the settings are at fault."""
+
+    def __init__(self, log: Log, asking: Asking, heard: bool):
+        self.log, self.asking, self.heard = log, asking, heard
+        self.paid = Spending()  # replies alone: what retries cost is known at the end
+        self.held: list[dict[str, Any]] = []
+
+    def write(self, job: Job, answers: Answers) -> None:
+        replies = [answer for answer in answers if isinstance(answer, Reply)]
+        for reply in replies:
+            if not reply.cached:
+                self.paid.prompt_tokens += reply.prompt_tokens
+                self.paid.completion_tokens += reply.completion_tokens
+        self.held.append({"id": job.id, "replies": [_row_of(answer) for answer in answers]})
+        self.heard = self.heard or bool(replies) or not job.prompts
+        if self.heard:
+            for row in self.held:
+                self.log.append(row)
+            self.held.clear()
+
+    def check(self) -> None:
+        """`ValueError` if nobody said anything."""
+        if self.held:
+            raise ValueError(
+                f"{self.asking.title}: none of {len(self.held)} was answered "
+                f"({self.held[0]['replies'][0]['reason']}); mend the endpoint's settings, and give the command again"
+            )
 
 
 def ask_for_steps(asking: Asking, log: Log, examples: "Examples", task: Task, samples: int = 1) -> Spending:
