@@ -12,6 +12,14 @@ from chainofstep.records import Ending, Example, Request, Rollout, Scored, Score
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
+#: Files that take minutes go first: what a worker begins last, all others wait for.
+LONGEST = ("test_pipeline.py", "test_data_build.py", "test_engine.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
+
 
 class ScriptedSampler:
     """Continues `prefix` of an example with the texts that the script holds for it, in turn, `n` of them.
