@@ -10,11 +10,13 @@ from PIL import Image
 
 from chainofstep.chain import Chain, Step, render
 from chainofstep.llm.stand_in import StandIn
+from chainofstep.problems.filters import FILTERS
+from chainofstep.problems.formats import FORMATS
 from chainofstep.problems.sources import SOURCES
 from chainofstep.records import Example, StepScores, to_row
 from chainofstep.verbs.files import write_lines
 from conftest import make_rollout
-from test_cli import cos, error, rows
+from test_cli import ROOT, cos, error, rows
 
 THOUGHTS = (
     "The left bar reaches four.",
@@ -293,3 +295,16 @@ def test_what_is_read_is_not_replaced(folder):
 def test_files_without_a_row_say_why(folder, content, reason):
     (folder / "bad.jsonl").write_bytes(content)
     assert reason in error("data", "stats", folder / "bad.jsonl")
+
+
+def test_sets_get_their_card_on_the_way(folder):
+    cos("data", "check", folder / "rows.jsonl", "--out", folder / "clean.jsonl", "--card")
+    cos("data", "split", folder / "clean.jsonl", "--share", "0.5", "--by", "id", "--out", folder / "split", "--card")
+    cos("data", "mix", folder / "clean.jsonl", "--out", folder / "mixed.parquet", "--card")
+    cards = {str(path.relative_to(folder)) for path in folder.rglob("*.card.md")}
+    assert {"clean.card.md", "mixed.card.md"} < cards and any(path.startswith("split/") for path in cards)
+
+
+def test_the_docs_name_every_format_and_filter():
+    text = (ROOT / "docs" / "data.md").read_text("utf-8")
+    assert [name for name in (*FORMATS, *FILTERS) if f"`{name}`" not in text] == []

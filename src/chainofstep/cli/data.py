@@ -47,6 +47,7 @@ Tokenizer = Annotated[
     str, typer.Option(help="Count tokens as this model's tokenizer does: a folder or hub id.", show_default="words")
 ]
 CheckPictures = Annotated[str, typer.Option("--check", help="Pictures: decode, header or none.")]
+WithCard = Annotated[bool, typer.Option("--card", help="Write a data card beside the file, too.")]
 SourceSpecs = Annotated[
     list[str],
     typer.Option("--source", metavar="NAME=DIR[:SPLIT]", help="A training set; NAME alone: the hub. Repeatable."),
@@ -93,11 +94,12 @@ def import_command(
     format: FormatName = None,
     pictures: Pictures = None,
     check: CheckPictures = "decode",
+    with_card: WithCard = False,
 ) -> None:
     """Another project's rows as this project's. Rows that cannot be used go beside FILE with their reasons."""
     from chainofstep import verbs
 
-    _converted(verbs.import_rows(rows, out, format, pictures, _choice(check)), out)
+    _converted(verbs.import_rows(rows, out, format, pictures, _choice(check)), out, with_card)
 
 
 @command(data_app, "export", "cos data export data/prm.parquet --format visualprm400k --out visualprm.jsonl")
@@ -134,6 +136,7 @@ def check_command(
     settings: Settings = [],  # noqa: B006
     pictures: Pictures = None,
     check: CheckPictures = "decode",
+    with_card: WithCard = False,
 ) -> None:
     """The rows that pass the format filters, the others beside FILE with their reasons, and what each removed."""
     from chainofstep import verbs
@@ -151,7 +154,7 @@ def check_command(
         removed = "off" if name in filters.without else f"{checked.report.removed.get(name, 0):,}"
         table.add_row(*map(Text, (name, MEANINGS.get(name, "a row that can be read"), removed)))
     Console().print(table)
-    _converted(checked.converted, out)
+    _converted(checked.converted, out, with_card)
 
 
 @command(data_app, "stats", "cos data stats data/prm.parquet")
@@ -185,11 +188,12 @@ def split_command(
     by: Annotated[str, typer.Option(help="picture, question or id: rows that share it stay together.")] = "picture",
     seed: Seed = 0,
     format: FormatName = None,
+    with_card: WithCard = False,
 ) -> None:
     """train.jsonl and test.jsonl, with no picture in both."""
     from chainofstep import verbs
 
-    _written(verbs.split(rows, out, share, _group(by), seed, format))
+    _written(verbs.split(rows, out, share, _group(by), seed, format), with_card)
 
 
 @command(data_app, "mix", "cos data mix math.jsonl=2 charts.parquet=0.5 --out mixed.parquet")
@@ -197,11 +201,12 @@ def mix_command(
     rows: Annotated[list[str], typer.Argument(metavar="FILE=WEIGHT...", help="2: every row twice; 0.5: half of them.")],
     out: OutRows,
     seed: Seed = 0,
+    with_card: WithCard = False,
 ) -> None:
     """Several files as one, each as often as its weight says."""
     from chainofstep import verbs
 
-    _written(verbs.mix([_weighted(spec) for spec in rows], out, seed))
+    _written(verbs.mix([_weighted(spec) for spec in rows], out, seed), with_card)
 
 
 @command(data_app, "merge", "cos data merge monte_carlo.jsonl judge.jsonl --rule agree --out scores.jsonl")
@@ -231,10 +236,7 @@ def card_command(
     tokenizer: Tokenizer = "",
 ) -> None:
     """A data card beside the file, in Markdown and HTML: counts, licences, lengths, labels, samples with pictures."""
-    from chainofstep import verbs
-
-    for path in verbs.card(rows, name or rows.stem, format, tokenizer):
-        typer.echo(f"wrote {path}")
+    _card(rows, name or rows.stem, format, tokenizer)
 
 
 @command(
@@ -290,16 +292,27 @@ def build_command(
     typer.echo(f"the questions are in {out}/examples" if estimate else f"wrote {out}")
 
 
-def _converted(converted: Any, out: Path) -> None:
+def _card(rows: Path, name: str, format: str | None = None, tokenizer: str = "") -> None:
+    from chainofstep import verbs
+
+    for path in verbs.card(rows, name, format, tokenizer):
+        typer.echo(f"wrote {path}")
+
+
+def _converted(converted: Any, out: Path, with_card: bool = False) -> None:
     typer.echo(f"{converted.read:,} rows read, {converted.written:,} in {out}")
     left_out("rejected", converted.rejects)
     if converted.rejects:
         typer.echo(f"rejects: {converted.rejects_path}")
+    if with_card:
+        _card(out, out.stem)
 
 
-def _written(written: Any) -> None:
+def _written(written: Any, with_card: bool = False) -> None:
     for path, count in written.rows.items():
         typer.echo(f"{count:,} rows in {path}")
+        if with_card and count:
+            _card(path, path.stem)
     if written.rejects:
         typer.echo(f"{written.rejects:,} rejected: {written.rejects_path}")
 
