@@ -75,7 +75,8 @@ def test_filters_can_be_switched_off_and_set(folder):
     words = ("data", "check", folder / "rows.jsonl", "--out", folder / "clean.jsonl")
     assert "6 rows read, 4 in" in cos(*words, "--set", "minimum_steps=3")
     shown = cos(*words, "--without", "step_count", "--check", "none")
-    assert "6 rows read, 5 in" in shown and "off" in shown
+    assert "6 rows read, 4 in" in shown and "off" in shown
+    assert "rejected: 1 (unsafe picture path)" in shown  # unchecked pictures are not looked at, but paths stay inside
     assert "no filter 'steps'" in error(*words, "--without", "steps")
     assert "the nearest is minimum_steps" in error(*words, "--set", "minimum_step=3")
 

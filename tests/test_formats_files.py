@@ -226,19 +226,36 @@ def test_datasets_opens_the_pictures(tmp_path):
 
 @pytest.mark.parametrize("name", ["new/rows.jsonl", "new"])
 def test_pictures_come_along_to_the_new_file(tmp_path, name):
-    """Linked below the file's folder, so no path leads out of it; other content under a name that is taken, too."""
-    for folder, content in (("old", b"one"), ("older", b"two")):
-        (tmp_path / folder / "images").mkdir(parents=True)
-        (tmp_path / folder / "images" / "a.png").write_bytes(content)
-    paths = ("images/a.png", "../older/images/a.png", "gone.png", "/b.png", "http://c/d.png")
-    row = StepRow(Example("q", "?", paths, "", "word"), TEXT)
+    """Linked below the file's folder, so no path leads out of it."""
+    (tmp_path / "old" / "images").mkdir(parents=True)
+    (tmp_path / "old" / "images" / "a.png").write_bytes(b"one")
+    row = StepRow(Example("q", "?", ("images/a.png", "gone.png", "/b.png", "http://c/d.png"), "", "word"), TEXT)
     with StepWriter(tmp_path / name, ROWS, pictures=tmp_path / "old") as writer:
         writer.write(row)
     (found,) = read_steps(tmp_path / name)
-    first, second, *others = found.example.images
-    assert first == "images/a.png" and others == ["gone.png", "/b.png", "http://c/d.png"]
-    assert [(tmp_path / "new" / image).read_bytes() for image in (first, second)] == [b"one", b"two"]
-    assert not second.startswith("..")
+    assert found.example.images == ("images/a.png", "gone.png", "/b.png", "http://c/d.png")
+    assert (tmp_path / "new" / "images" / "a.png").read_bytes() == b"one"
+
+
+def test_another_picture_of_the_same_name_is_kept_apart(tmp_path):
+    for folder, content in (("old", b"one"), ("new/images", b"two")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.png").write_bytes(content)
+    with StepWriter(tmp_path / "new" / "rows.jsonl", ROWS, pictures=tmp_path / "old") as writer:
+        writer.write(StepRow(Example("q", "?", ("a.png",), "", "word"), TEXT))
+    ((image,),) = (row.example.images for row in read_steps(tmp_path / "new" / "rows.jsonl"))
+    assert (tmp_path / "new" / image).read_bytes() == b"one"
+    assert (tmp_path / "new" / "images" / "a.png").read_bytes() == b"two"
+
+
+def test_no_file_outside_the_pictures_folder_comes_along(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    row = StepRow(Example("q", "?", ("../secret",), "", "word"), TEXT)
+    writing = StepWriter(tmp_path / "new" / "rows.jsonl", ROWS, pictures=tmp_path / "old")
+    with writing as writer, pytest.raises(ValueError, match="unsafe picture path"):
+        writer.write(row)
+    assert not (tmp_path / "new" / "images").exists()
 
 
 def test_embedded_pictures_are_read_without_the_files(tmp_path):

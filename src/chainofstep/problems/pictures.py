@@ -76,12 +76,13 @@ def own_picture(image: str, root: Path, folder: Path, being_made: Path | None = 
     """The path, from `folder`, of the picture that `image` names from `root`.
 
     One that lies outside the folder is linked to `folder/images`, so that a set can be moved with its pictures and no
-    path leads out of it. What is no file here (a web address, a missing picture) keeps its name. `being_made` is where
-    the folder is while it is not whole.
+    path leads out of it; `PictureError` for a path that leads out of the root, for whatever it names would come along
+    too. What is no file here (a web address, a missing picture) keeps its name. `being_made` is where the folder is
+    while it is not whole.
     """
     if "://" in image or os.path.isabs(image):
         return image
-    source = Path(os.path.normpath(root / image))
+    source = inside(root, image)
     relative = Path(os.path.relpath(source, folder))
     if relative.parts[:1] != ("..",):
         return relative.as_posix()
