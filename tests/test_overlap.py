@@ -9,11 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from chainofstep.problems.overlap import Overlap, OverlapIndex, normalized_question, remove_overlaps
+from chainofstep.problems.overlap import Overlap, OverlapIndex, Overlaps, normalized_question
 from chainofstep.problems.pictures import PictureError, open_picture
 from chainofstep.problems.sources import SOURCES, load
 from chainofstep.records import Example
 from test_pictures import chart, needs_data
+
+
+def remove_overlaps(examples, index, rule="both"):
+    """The examples that the rule leaves in, and the report, as a build makes them."""
+    report = Overlaps(rule, index.threshold)
+    return [example for example in examples if report.removes(example, index.matches(example)) is None], report
+
 
 pytest.importorskip("imagehash")
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -20,11 +20,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
 from chainofstep.records import from_row
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 logger = logging.getLogger(__name__)
 Record = TypeVar("Record")
@@ -309,6 +312,22 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} was made with {name}={old}, not {new}: choose another --out, or delete the folder"
             )
+
+    def lock(self) -> "FileLock":
+        """Take the folder for this command until the lock is released; the system gives it back after a kill.
+
+        `ValueError` if another command has it.
+        """
+        from filelock import FileLock, Timeout  # an extra, and nothing else here needs one
+
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"{self.path} is in use by another command: wait until it ends, or choose another --out"
+            ) from error
+        return lock
 
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe the folder was made with."""

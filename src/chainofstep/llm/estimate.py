@@ -15,6 +15,8 @@ COMPLETION_TOKENS_A_SECOND = 40
 
 @dataclass(frozen=True)
 class Estimate:
+    """What a job is likely to take, in all."""
+
     requests: int
     prompt_tokens: int
     completion_tokens: int

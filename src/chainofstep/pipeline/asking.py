@@ -17,7 +17,7 @@ from chainofstep.llm.in_order import Answers, Job, ask_in_order
 from chainofstep.problems.skeleton import Draft
 from chainofstep.problems.teacher import Task, read_reply, steps_prompt
 from chainofstep.progress import progress
-from chainofstep.records import Example, Rollout, Scored, ScoreFailure, to_row
+from chainofstep.records import Example, Rollout, Scored, ScoreFailure, from_row, to_row
 from chainofstep.row_index import RowIndex
 from chainofstep.scoring.judge import Neutral, judge_prompt, judgement
 from chainofstep.store import Log
@@ -129,6 +129,7 @@ TEXT_SETTINGS = ("model", "temperature", "top_p", "max_tokens", "seed", "structu
 
 
 def text_settings(endpoint: Endpoint) -> dict[str, Any]:
+    """These settings, by name."""
     return {name: getattr(endpoint, name) for name in TEXT_SETTINGS}
 
 
@@ -210,11 +211,8 @@ class Pools:
 
     def read(self, names: Sequence[str]) -> Iterator[list[Rollout]]:
         for row in self.index.rows(list(names)):
-            yield [_ROLLOUT.validate_python(rollout) for rollout in row["rollouts"]]
-
-
-_EXAMPLE, _ROLLOUT = TypeAdapter(Example), TypeAdapter(Rollout)
+            yield [from_row(Rollout, rollout) for rollout in row["rollouts"]]
 
 
 def _example(row: dict[str, Any], locate: Callable[[str], str]) -> Example:
-    return _EXAMPLE.validate_python(row | {"images": [locate(image) for image in row["images"]]})
+    return from_row(Example, row | {"images": [locate(image) for image in row["images"]]})

@@ -23,8 +23,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from chainofstep.llm import Endpoint, Estimate, Spending, estimate, estimated_prompt_tokens
 from chainofstep.pipeline.asking import (
     Asking,
@@ -114,6 +112,7 @@ def empty_log(path: Path) -> Log:
 
 
 def counted(log: Log) -> int:
+    """How many rows it has."""
     with log.path.open("rb") as file:
         return sum(1 for _ in file)
 
@@ -125,15 +124,9 @@ class Build:
         self.config, self.folder, self.say = config, RunFolder(out), say
         self.folder.claim({"name": "data"})  # what decides a stage is kept with the stage
         self.spent: dict[str, str] = {}  # by stage, in words
-        self.lock = FileLock(self.folder.path / ".lock")  # the system gives it back when a build is killed
 
     def __enter__(self) -> "Build":
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ValueError(
-                f"{self.folder.path} is in use by another command: wait until it ends, or choose another folder"
-            ) from error
+        self.lock = self.folder.lock()
         return self
 
     def __exit__(

@@ -59,7 +59,7 @@ def read_pools(log: Log, examples: Sequence[Example]) -> list[list[Rollout]]:
 
 def read_scores(log: Log, examples: Sequence[Example]) -> list[list[Scored]]:
     """Each example's scores, in the order of `examples` and of its rollouts."""
-    scores = {row["id"]: [_scored(entry) for entry in row["scores"]] for row in log.rows()}
+    scores = {row["id"]: [read_scored(entry) for entry in row["scores"]] for row in log.rows()}
     return [scores[example.id] for example in examples]
 
 
@@ -69,5 +69,6 @@ def read_results(log: Log, examples: Sequence[Example]) -> list[SearchResult]:
     return [from_row(SearchResult, rows[example.id]) for example in examples]
 
 
-def _scored(entry: Row) -> Scored:
+def read_scored(entry: Row) -> Scored:
+    """Scores, or why there are none, from a row's entry."""
     return from_row(ScoreFailure, entry) if "reason" in entry else from_row(StepScores, entry)

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from chainofstep.models.vlm import VLM, load_vlm
@@ -33,17 +32,11 @@ class Run:
         self.recipe, self.folder = recipe, RunFolder(out)
         self.folder.claim(resolved(recipe))
         self.console = Console(stderr=True)
-        self.lock = FileLock(self.folder.path / ".lock")  # the system gives it back when a run is killed
         self.workers: Executor | None = None
         self._examples: dict[str, list[Example]] = {}
 
     def __enter__(self) -> "Run":
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ValueError(
-                f"{self.folder.path} is in use by another command: wait until it ends, or choose another --out"
-            ) from error
+        self.lock = self.folder.lock()
         torch.set_num_threads(self.recipe.threads)
         if self.recipe.threads > 1:
             self.workers = start_workers(self.recipe.threads)

@@ -6,7 +6,7 @@ copies are found. Questions are the same if they are so without case, punctuatio
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -182,14 +182,3 @@ class Overlaps:
         decisive = next((overlap for overlap in found if overlap.matched in RULES[self.rule]), None)
         self.removed += decisive is not None
         return decisive
-
-
-def remove_overlaps(
-    examples: Iterable[Example], index: OverlapIndex, rule: Rule = "both"
-) -> tuple[list[Example], Overlaps]:
-    """The examples that the rule leaves in, in order, and the report."""
-    kept, report = [], Overlaps(rule, index.threshold)
-    for example in examples:
-        if report.removes(example, index.matches(example)) is None:
-            kept.append(example)
-    return kept, report

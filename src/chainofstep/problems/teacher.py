@@ -7,7 +7,6 @@ to a schema, else in the skeleton.
 """
 
 import hashlib
-from dataclasses import dataclass
 from typing import Literal
 
 from chainofstep.answers import LETTERS
@@ -63,35 +62,25 @@ Reply in JSON: "steps", a list of objects with "name", "thought" (the detailed t
 "answer": {form}."""
 
 
-@dataclass(frozen=True)
-class PromptText:
-    """One prompt's wording with and without a schema."""
-
-    structured: str
-    skeleton: str
-
-
 def steps_prompt(example: Example, task: Task, sample: int = 0) -> Prompt:
     """The prompt for an example's steps, from its reference answer (`teach`) or without it (`solve`)."""
-    text = _wording(example, task)
+    head, form = _head(example, task), ANSWER_FORMS[example.answer_kind]
     return Prompt(
         id=example.id if task == "teach" else f"{example.id}#{sample}",
-        text=text.structured,
+        text=f"{head}\n\n{STRUCTURED.format(form=form)}",
         system=SYSTEM,
         images=example.images,
         schema=STEPS_SCHEMA,
-        text_without_schema=text.skeleton,
+        text_without_schema=f"{head}\n\n{SKELETON.format(form=form)}",
         sample=sample,
     )
 
 
-def _wording(example: Example, task: Task) -> PromptText:
-    form = ANSWER_FORMS[example.answer_kind]
+def _head(example: Example, task: Task) -> str:
+    """The rules, the question and, for the teacher, the answer."""
     rules = RULES + (TEACHER_RULES if task == "teach" else "")
-    head = f"{rules}\n\nQuestion:\n{example.question}"
-    if task == "teach":
-        head += f"\n\n{reference(example)}"
-    return PromptText(f"{head}\n\n{STRUCTURED.format(form=form)}", f"{head}\n\n{SKELETON.format(form=form)}")
+    question = f"{rules}\n\nQuestion:\n{example.question}"
+    return f"{question}\n\n{reference(example)}" if task == "teach" else question
 
 
 def reference(example: Example) -> str:

@@ -6,12 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from chainofstep.pipeline.rows import write_chunks
-from chainofstep.records import Pair, Scored, StepScores, to_row
+from chainofstep.records import Pair, to_row
 from chainofstep.scoring.pairs import PairRule, choose_pairs
 from chainofstep.search import SearchConfig
 from chainofstep.settings import resolved
 from chainofstep.store import file_hash
-from chainofstep.verbs.files import choose, claim, fingerprint, read_examples, read_pools, read_scores, write_lines
+from chainofstep.verbs.files import (
+    choose,
+    claim,
+    fingerprint,
+    kind_of,
+    read_examples,
+    read_pools,
+    read_scores,
+    write_lines,
+)
 
 SCORERS = ("checker", "monte-carlo", "judge", "prm", "outcome")
 MONTE_CARLO = SearchConfig()
@@ -68,11 +77,7 @@ def annotate(
     built = Scorer(scorer, model, sampling, hard_threshold, adaptive)  # type: ignore[arg-type]  # chosen above
     write_chunks(log, "annotate", read, score_chunk, lambda chunk: ([pools[e.id] for e in chunk], built))
     scores = read_scores(out, read, list(pools.values()))
-    return Counter(_kind_of(scored) for pool in scores for scored in pool)
-
-
-def _kind_of(scored: Scored) -> str:
-    return "scored" if isinstance(scored, StepScores) else scored.reason.partition(":")[0]
+    return Counter(kind_of(scored) for pool in scores for scored in pool)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chainofstep.pipeline import rows
-from chainofstep.records import Example, Rollout, Scored
+from chainofstep.records import Example, Rollout, Scored, StepScores
 from chainofstep.settings import difference
 from chainofstep.store import Log, file_hash, read_json, read_records, read_rows, write_json, write_text
 
@@ -102,6 +102,11 @@ def claim(out: Path, made_from: Mapping[str, Any]) -> Log:
     elif changed := difference(read_json(known), made_from):
         raise ValueError(f"{out} was made with another {changed}; choose another --out, or delete it")
     return Log(out)
+
+
+def kind_of(scored: Scored) -> str:
+    """`scored`, or what kind of failure it is."""
+    return "scored" if isinstance(scored, StepScores) else scored.reason.partition(":")[0]
 
 
 def model_path(model: str) -> str:

@@ -8,8 +8,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from pydantic import TypeAdapter
-
 from chainofstep.llm import Endpoint
 from chainofstep.pipeline.asking import (
     Asking,
@@ -20,14 +18,13 @@ from chainofstep.pipeline.asking import (
     read_answers,
     text_settings,
 )
-from chainofstep.records import Scored, StepScores, to_row
+from chainofstep.pipeline.rows import read_scored
+from chainofstep.records import Scored, to_row
 from chainofstep.row_index import RowIndex
 from chainofstep.scoring.judge import Neutral, prompt_hash
 from chainofstep.scoring.merge import Agreement, Rule, agreement_of, merge
 from chainofstep.store import Log, file_hash
-from chainofstep.verbs.files import choose, claim, existing, locate_pictures, write_lines
-
-_SCORED: TypeAdapter[Scored] = TypeAdapter(Scored)
+from chainofstep.verbs.files import choose, claim, existing, kind_of, locate_pictures, write_lines
 
 
 def judge(
@@ -62,11 +59,6 @@ def judge(
         scored = judged_scores(example, pool, found, votes, rule)
         log.append({"id": example.id, "scores": [to_row(scores) for scores in scored]})
     return Counter(kind_of(scored) for pool in _scores(log.path, names) for scored in pool)
-
-
-def kind_of(scored: Scored) -> str:
-    """`scored`, or what kind of failure it is."""
-    return "scored" if isinstance(scored, StepScores) else scored.reason.partition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -110,14 +102,10 @@ def merge_scores(files: Sequence[Path], out: Path, rule: Rule, weights: Sequence
 
 
 def _scores(path: Path, names: Sequence[str]) -> "list[list[Scored]]":
-    return [[_scored(entry) for entry in _field(path, row)] for row in RowIndex(path).rows(list(names))]
+    return [[read_scored(entry) for entry in _field(path, row)] for row in RowIndex(path).rows(list(names))]
 
 
 def _field(path: Path, row: dict[str, Any]) -> list[Any]:
     if not isinstance(row.get("scores"), list):
         raise ValueError(f"{path}: no 'scores' in the row of {row['id']}; give what `cos annotate` wrote")
     return list(row["scores"])
-
-
-def _scored(entry: dict[str, object]) -> Scored:
-    return _SCORED.validate_python(entry)
