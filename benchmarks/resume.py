@@ -25,6 +25,7 @@ from chainofstep.records import Example, to_row
 from chainofstep.verbs.build import EndpointSettings
 
 SECONDS = 10.0
+SLOW = 60.0  # seconds that the server waits before a reply
 CHAIN = Chain(tuple(Step(f"Step {n}", "What stands there is read. " * 8, "It is so. " * 8) for n in range(6)), "4")
 
 
@@ -93,8 +94,11 @@ def _killed_job(folder: Path, sizes: Sizes) -> None:
 
 
 def _first_request(folder: Path) -> float:
-    """Seconds from the start of the command to the server's first request; then the command is killed."""
-    with StandIn(lambda request: "no steps", model="scripted") as server:
+    """Seconds from the start of the command to the server's first request; then the command is killed.
+
+    The server takes so long that nothing is answered until then, so every repeat finds the same work undone.
+    """
+    with StandIn(lambda request: "no steps", latency=SLOW, model="scripted") as server:
         words = ["data", "build", str(folder / "data"), "--source", f"tabmwp={folder / 'published'}"]
         program = [sys.executable, "-m", "chainofstep", *words, "--teacher", f"scripted@{server.base_url}"]
         started = time.perf_counter()
