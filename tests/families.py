@@ -10,11 +10,9 @@ from typing import Any
 
 import torch
 import transformers as hf
-from transformers import PreTrainedTokenizerFast, processing_utils
-from transformers.models.auto.video_processing_auto import AutoVideoProcessor
-from transformers.models.smolvlm import processing_smolvlm
-from transformers.video_processing_utils import VideoProcessorMixin
+from transformers import PreTrainedTokenizerFast
 
+from chainofstep.models.processors import NoVideos, allow_no_torchvision
 from chainofstep.models.tiny import CHAT_TEMPLATE, END, IMAGE, PAD, ROLES, build_processor, build_tokenizer, language
 from chainofstep.models.vlm import VLM
 from chainofstep.problems.tasks.canvas import CELL, SIZE
@@ -24,19 +22,7 @@ VISION_WIDTH, VISION_LAYERS = 32, 2
 TILE = SIZE // 2  # families that cut pictures up see four tiles and the whole
 
 
-class NoVideos(VideoProcessorMixin):
-    """Stands where a processor class demands a video processor: the stock ones all need torchvision."""
-
-    num_frames, fps = 1, 1  # SmolVLM's processor reads them in every chat
-
-
-# Processors look the base class up in the package, which has it only together with torchvision.
-processing_utils.transformers_module.VideoProcessorMixin = VideoProcessorMixin
-# The Auto classes find it by its name when they load what was saved; the config class only files it.
-AutoVideoProcessor.register(hf.Qwen2_5_VLConfig, NoVideos, exist_ok=True)
-# SmolVLM's processor refuses to start without num2words, which it needs for the frames of a video only.
-processing_smolvlm.num2words = processing_smolvlm.num2words or str
-
+allow_no_torchvision()
 texts = cache(language)
 
 

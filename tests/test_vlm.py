@@ -1,6 +1,7 @@
 """Loading, saving and widening VLMs: tied, untied and padded vocabularies, round trips, and folders that are broken."""
 
 import copy
+import json
 
 import pytest
 
@@ -109,3 +110,91 @@ def test_a_broken_folder_is_one_line(how, tmp_path):
         load_vlm(folder)
     message = str(caught.value)
     assert str(folder) in message and "\n" not in message
+
+
+# How weights are read.
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(None, torch.float32), ("bfloat16", torch.bfloat16)])
+def test_weights_have_the_asked_type_and_float32_on_a_cpu(dtype, kind, tmp_path):
+    vlm = small()
+    vlm.model.to(torch.bfloat16)
+    loaded = load_vlm(save_vlm(vlm, tmp_path / "model"), dtype=dtype, device="cpu", attention="eager")
+    assert {weight.dtype for weight in loaded.model.parameters()} == {kind}
+    assert loaded.device.type == "cpu" and loaded.model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float99"}, "dtype='float99': give float32, bfloat16 or float16"),
+        ({"attention": "flashy"}, "cannot be loaded as a model"),
+        ({"device": "cpu", "four_bit": True}, "four_bit=True needs a GPU"),
+        ({"device": "cuda:99"}, "device='cuda:99': torch sees"),
+        ({"device": "gpu"}, "device='gpu': give cpu, cuda or cuda:1"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line(options, message, tmp_path):
+    folder = save_vlm(small(), tmp_path / "model")
+    with pytest.raises(ValueError, match=message) as caught:
+        load_vlm(folder, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_pickled_weights_are_read_only_when_asked(tmp_path):
+    vlm = small()
+    folder = save_vlm(vlm, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    torch.save(vlm.model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"as pytorch_model\.bin alone.*any_weights=True if you trust them"):
+        load_vlm(folder)
+    loaded = load_vlm(folder, any_weights=True)
+    assert torch.equal(matrices(loaded)[0], matrices(vlm)[0])
+
+
+def test_an_adapter_is_loaded_with_its_base_and_merged(tmp_path):
+    """The base was saved before the step tokens were added, whose rows the adapter trained."""
+    from peft import LoraConfig, get_peft_model
+
+    base = load_vlm(save_vlm(small(), tmp_path / "base"))
+    ids = add_step_tokens(base)
+    rows = {"model.language_model.embed_tokens": ids, "lm_head": ids}
+    torch.manual_seed(3)
+    settings = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], trainable_token_indices=rows)
+    adapted = get_peft_model(base.model, settings)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_" in name or "trainable_tokens" in name:
+                weight.add_(torch.randn_like(weight))
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    base.processor.save_pretrained(tmp_path / "adapter")
+    text = torch.tensor([base.tokenizer(f"row 1 <|answer_start|>12{'к+и'}").input_ids])
+    with torch.no_grad():
+        expected = adapted.model(text).logits
+        loaded = load_vlm(tmp_path / "adapter")
+        torch.testing.assert_close(loaded.model(text).logits, expected, atol=1e-4, rtol=0)
+        plain = load_vlm(tmp_path / "base")
+        add_step_tokens(plain)
+        assert (plain.model(text).logits - expected).abs().max() > 0.1
+    assert not hasattr(loaded.model, "peft_config") and loaded.token_id("ки") == ids[-3]
+    load_vlm(save_vlm(loaded, tmp_path / "plain"))
+    other = small()
+    other.tokenizer.add_tokens(["another"])
+    other.model.resize_token_embeddings(len(other.tokenizer))
+    save_vlm(other, tmp_path / "base")
+    with pytest.raises(ValueError, match=r"in the adapter and .* in its base"):
+        load_vlm(tmp_path / "adapter")
+
+
+def test_an_adapter_without_its_base_is_one_line(tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    for base, message in ((None, "names no base_model_name_or_path"), (str(tmp_path / "gone"), "cannot be loaded")):
+        settings = {"peft_type": "LORA", "base_model_name_or_path": base, "r": 2}
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+        with pytest.raises(ValueError, match=message) as caught:
+            load_vlm(folder)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"adapter_model\.bin alone"):
+        (folder / "adapter_model.bin").write_bytes(b"")
+        load_vlm(folder)

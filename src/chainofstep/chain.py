@@ -24,17 +24,18 @@ REFLECTION_START = "<|reasoning_step_reflection_start|>"
 REFLECTION_END = "<|reasoning_step_reflection_end|>"
 ANSWER_START = "<|answer_start|>"
 ANSWER_END = "<|answer_end|>"
+UNUSED = "<|reasoning_backtrack|>"  # in the authors' set, in no chain
 STEP_TAG = "ки"
 GOOD = "к+и"
 BAD = "к-и"
 
 #: Each added token in the authors' order, with the short description whose tokens' mean starts its embedding row
-#: (paper Table 6, `add_special_token.py`). `<|reasoning_backtrack|>` is in the authors' set though nothing uses it.
+#: (paper Table 6, `add_special_token.py`).
 REASONING_TOKENS: dict[str, str] = {
     REASONING_START: "start of reasoning",
     REASONING_END: "end of reasoning",
     PROCEED: "reasoning proceed",
-    "<|reasoning_backtrack|>": "reasoning backtrack",
+    UNUSED: "reasoning backtrack",
     STEP_START: "start of reasoning step",
     STEP_END: "end of reasoning step",
     NAME_START: "start of step name",

@@ -1,7 +1,6 @@
 """One endpoint, as it is talked to: attempts, what is tried again and when, and when it is given up.
 
-The official SDK does the HTTP; its own retries are off, for they know nothing of the other requests in flight. Bodies
-are sent and read as bytes, past the models of the SDK, which would take a third of the CPU time and check nothing.
+`wire` does the HTTP.
 """
 
 import asyncio
@@ -10,15 +9,14 @@ import os
 import random
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
 
 from chainofstep.llm.estimate import estimated_prompt_tokens
 from chainofstep.llm.pace import Gate
 from chainofstep.llm.records import Endpoint, EndpointDown, Failure, Outcome, Prompt, Reply, Spending
-from chainofstep.llm.reply import Trouble, Usage, read_refusal, read_reply, shortened
+from chainofstep.llm.reply import Trouble, Usage, read_reply
 from chainofstep.llm.request import UnreadablePicture, request_body
+from chainofstep.llm.wire import NO_CONNECTION, Wire
 
-NO_KEY = "none"  # sent to servers that want none: the SDK and some servers take no empty one
 FIRST_BACK_OFF = 0.5  # seconds; doubles with every attempt
 LONGEST_BACK_OFF = 60.0
 LONGEST_WAIT = 600.0  # a server that asks for more is out of quota rather than busy
@@ -32,27 +30,10 @@ class Connection:
         self.endpoint, self.spending = endpoint, spending
         self.structured = endpoint.structured != "off"  # until the server refuses a schema
         self.working = False  # a reply, of now or of an earlier run, says that the settings are right
-        self._key = _key(endpoint)
-        self._http = self._connect()
+        self._wire = Wire(endpoint)
         self._slots = asyncio.Semaphore(endpoint.concurrency)
         self._gate = Gate(endpoint)
-        self._heard = False  # the server has said anything at all
         self._failures = 0  # prompts in a row
-
-    def _connect(self) -> Any:
-        import httpx2
-        import openai
-
-        most = self.endpoint.concurrency
-        return openai.AsyncOpenAI(
-            api_key=self._key,
-            base_url=self.endpoint.base_url,
-            max_retries=0,
-            timeout=None,  # `_send` times the attempt as a whole
-            http_client=openai.DefaultAsyncHttpx2Client(
-                limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most), timeout=None
-            ),
-        )
 
     async def __aenter__(self) -> "Connection":
         return self
@@ -60,7 +41,7 @@ class Connection:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._http.close()
+        await self._wire.close()
 
     async def answer(self, prompt: Prompt) -> Outcome:
         """The reply, or why there is none after all attempts; `EndpointDown` where no other prompt will fare better."""
@@ -104,58 +85,33 @@ class Connection:
             return found
 
     async def _send(self, body: bytes, structured: bool) -> tuple[Reply | Trouble, Usage]:
-        import httpx2
-        import openai
-
-        try:
-            async with asyncio.timeout(self.endpoint.timeout_seconds):
-                response = await self._http.post(
-                    "/chat/completions",
-                    cast_to=httpx2.Response,
-                    content=body,
-                    options={"headers": {"Content-Type": "application/json"}},
-                )
-        except openai.APIStatusError as error:
-            self._heard = True
-            refused = error.response
-            return read_refusal(refused.status_code, refused.headers, refused.content, structured), Usage()
-        except TimeoutError:
-            return Trouble("again", f"time-out: no whole reply within {self.endpoint.timeout_seconds:g} s"), Usage()
-        except openai.APIConnectionError as error:
-            return self._broken(error.__cause__ or error), Usage()
-        self._heard = True
-        return read_reply(response.content, structured, self.endpoint.max_tokens)
-
-    def _broken(self, cause: BaseException) -> Trouble:
-        """A connection that could not be made, or did not last for the whole reply."""
-        import httpx2
-
-        what = shortened(str(cause)) or type(cause).__name__
-        if not isinstance(cause, httpx2.ConnectError):
-            return Trouble("again", f"cut reply: {what}")
-        if not self._heard:
+        found = await self._wire.post("/chat/completions", body, structured)
+        if isinstance(found, bytes):
+            return read_reply(found, structured, self.endpoint.max_tokens)
+        if found.reason.startswith(NO_CONNECTION) and not self._wire.heard:
+            what = found.reason.removeprefix(NO_CONNECTION)
             raise EndpointDown(
                 f"cannot connect to {self.endpoint.base_url} ({what}): start the server or mend base_url"
             )
-        return Trouble("again", f"no connection: {what}")
+        return found, Usage()
 
     async def _give_up(self, found: Trouble, attempts: int) -> Failure:
         """The prompt's failure, unless it shows that the endpoint is at fault."""
         if found.kind == "schema":
-            reason = self._without_key(found.reason)
+            reason = self._wire.without_key(found.reason)
             raise EndpointDown(f"{self.endpoint.base_url}: {reason}: set structured to auto or off")
         if found.kind == "missing":
-            raise EndpointDown(self._without_key(await self._what_is_missing(found.reason)))
+            raise EndpointDown(self._wire.without_key(await self._what_is_missing(found.reason)))
         if found.kind == "down":
-            raise EndpointDown(self._without_key(self._why_down(found.reason)))
+            raise EndpointDown(self._wire.without_key(self._why_down(found.reason)))
         if found.wait > LONGEST_WAIT:
             raise EndpointDown(
-                f"{self.endpoint.base_url} asks to wait {found.wait:.0f} s ({self._without_key(found.reason)}): "
+                f"{self.endpoint.base_url} asks to wait {found.wait:.0f} s ({self._wire.without_key(found.reason)}): "
                 "give the same command again later, it goes on from here"
             )
         passing = found.kind == "again"
         times = f" ({attempts} attempts)" if passing else ""
-        failure = Failure(self._without_key(found.reason) + times, passing)
+        failure = Failure(self._wire.without_key(found.reason) + times, passing)
         # Where nothing was ever answered, prompts that are all refused have something in common: the settings.
         self._failures += passing or not self.working
         if self._failures >= MOST_FAILURES:
@@ -178,29 +134,12 @@ class Connection:
 
     async def _what_is_missing(self, reason: str) -> str:
         """Whether it is the model or the address, by asking for the list of models."""
-        import httpx2
-        import openai
-
+        found = await self._wire.get("/models")
         try:
-            async with asyncio.timeout(10):
-                response = await self._http.get("/models", cast_to=httpx2.Response)
-            offered = [str(model["id"]) for model in json.loads(response.content)["data"]]
-        except (openai.APIError, TimeoutError, ValueError, LookupError, TypeError):
+            offered = [str(model["id"]) for model in json.loads(found if isinstance(found, bytes) else b"")["data"]]
+        except (ValueError, LookupError, TypeError):
             return f"{self.endpoint.base_url}: {reason}: mend base_url, which usually ends in /v1"
         if self.endpoint.model in offered:
             return f"{self.endpoint.base_url}: {reason}: mend base_url or model"
         names = ", ".join(offered[:10]) + (f" and {len(offered) - 10} more" if len(offered) > 10 else "")
         return f"{self.endpoint.base_url} has no model {self.endpoint.model!r}: set model to one it offers: {names}"
-
-    def _without_key(self, text: str) -> str:
-        """Servers repeat the key in their complaints about it."""
-        return text.replace(self._key, "***") if self._key != NO_KEY else text
-
-
-def _key(endpoint: Endpoint) -> str:
-    key = os.environ.get(endpoint.key_variable, "").strip() or NO_KEY
-    if not (key.isascii() and key.isprintable()):
-        raise EndpointDown(
-            f"the environment variable {endpoint.key_variable} holds characters that no key has: copy the key anew"
-        )
-    return key

@@ -34,7 +34,7 @@ def request_key(endpoint: Endpoint, prompt: Prompt, structured: bool) -> bytes:
         "model": endpoint.model,
         "system": prompt.system,
         "text": _text(prompt, structured),
-        "images": [_picture_hash(path) for path in prompt.images],
+        "images": [picture_hash(path) for path in prompt.images],
         "schema": prompt.schema if structured else None,
         "temperature": float(endpoint.temperature),
         "top_p": float(endpoint.top_p),
@@ -72,18 +72,20 @@ def _messages(prompt: Prompt, structured: bool) -> list[dict[str, Any]]:
     text = _text(prompt, structured)
     content: Any = text
     if prompt.images:
-        pictures = [{"type": "image_url", "image_url": {"url": _data_url(path)}} for path in prompt.images]
+        pictures = [{"type": "image_url", "image_url": {"url": data_url(path)}} for path in prompt.images]
         content = [*pictures, {"type": "text", "text": text}]
     system = [{"role": "system", "content": prompt.system}] if prompt.system else []
     return [*system, {"role": "user", "content": content}]
 
 
-def _data_url(path: str) -> str:
+def data_url(path: str) -> str:
+    """The picture file as a data URL; `UnreadablePicture` if it holds none."""
     content = _read(path)
     return f"data:{_mime_type(path, content)};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _picture_hash(path: str) -> str:
+def picture_hash(path: str) -> str:
+    """SHA-256 of the picture file; `UnreadablePicture` if it holds none."""
     try:
         found = os.stat(path)
     except OSError as error:

@@ -9,6 +9,7 @@ import torch
 
 from chainofstep.chain import ALL_TOKENS, JOINER
 from chainofstep.models.encode import Prompt, PromptKey, encode_prompt, encode_text, prompt_key
+from chainofstep.models.families import control_texts, end_of_turn, join_tensors
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example
 
@@ -21,7 +22,7 @@ def assistant_ids(vlm: VLM, text: str) -> list[int]:
     A sampled chain may spell out `<image>` or the end-of-turn token; taken for the token, it would break the count of
     picture features or end the turn. The step tokens of a rendered chain are meant, and stay tokens.
     """
-    for token in vlm.tokenizer.all_special_tokens:
+    for token in control_texts(vlm.processor):
         if token not in ALL_TOKENS:
             text = text.replace(token, f"{token[0]}{JOINER}{token[1:]}")
     return encode_text(vlm, text)
@@ -29,7 +30,7 @@ def assistant_ids(vlm: VLM, text: str) -> list[int]:
 
 def completion_ids(vlm: VLM, text: str) -> list[int]:
     """Ids of a whole assistant turn: the text, then the end of the turn."""
-    return [*assistant_ids(vlm, text), vlm.tokenizer.eos_token_id]
+    return [*assistant_ids(vlm, text), end_of_turn(vlm.processor)]
 
 
 class PromptCache:
@@ -70,15 +71,18 @@ def pad_right(rows: Sequence[torch.Tensor], value: int) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
 
 
-def join_images(images: Sequence[Batch]) -> Batch:
-    """The image tensors of several prompts, in their order; prompts without pictures add nothing."""
-    names = dict.fromkeys(name for prompt in images for name in prompt)
-    return {name: torch.cat([prompt[name] for prompt in images if name in prompt]) for name in names}
-
-
 def join_rows(vlm: VLM, ids: Sequence[torch.Tensor], images: Sequence[Batch]) -> Batch:
-    """A batch for the model's forward: input ids and attention mask [B, T], and the pictures."""
+    """A batch for the model's forward: input ids and attention mask [B, T], and the processor's tensors `images`.
+
+    `images` are those of the rows' prompts, with whose tokens the rows begin.
+    """
     lengths = torch.tensor([len(row) for row in ids])
-    padded = pad_right(ids, vlm.tokenizer.pad_token_id)
+    padded = pad_right(ids, padding_id(vlm))
     mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
-    return {"input_ids": padded, "attention_mask": mask, **join_images(images)}
+    return {"input_ids": padded, "attention_mask": mask, **join_tensors(images, padded.shape[1])}
+
+
+def padding_id(vlm: VLM) -> int:
+    """The padding token; a tokenizer without one (Llama's) is padded with its end of sequence, which a mask hides."""
+    pad = vlm.tokenizer.pad_token_id
+    return int(vlm.tokenizer.eos_token_id if pad is None else pad)

@@ -9,6 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from chainofstep.models.encode import Prompt, PromptKey
+from chainofstep.models.families import TOKEN_TYPES, longer
 from chainofstep.models.packing import Ids
 from chainofstep.models.pictures import PictureFeatures, other_inputs
 from chainofstep.models.vlm import VLM
@@ -64,7 +65,10 @@ def _prefill(
     """Hidden states [1, T, W], and what is added to the index of a later token to get its position."""
     device, base = vlm.device, vlm.model.model
     ids = torch.cat([prompt.ids, torch.tensor(text, dtype=prompt.ids.dtype)])[None].to(device)
-    others = {name: _longer(tensor, prompt, ids.shape[1]) for name, tensor in other_inputs(prompt, device).items()}
+    others = {
+        name: longer(tensor, ids.shape[1]) if name in TOKEN_TYPES else tensor
+        for name, tensor in other_inputs(prompt, device).items()
+    }
     found = features.of({key[1]: prompt})
     pictures = {"mm_encoder_outputs": {"image": found[key[1]]}} if found else {}
     if hasattr(base, "rope_deltas"):
@@ -72,10 +76,3 @@ def _prefill(
     output = base(input_ids=ids, past_key_values=cache, use_cache=cache is not None, **others, **pictures)
     deltas = getattr(base, "rope_deltas", None)
     return output.last_hidden_state, 0 if deltas is None else int(deltas[0, 0])
-
-
-def _longer(tensor: torch.Tensor, prompt: Prompt, length: int) -> torch.Tensor:
-    """Types of tokens [1, T] go on with zeros, the type of text; anything else is as it was."""
-    if tensor.shape != (1, len(prompt.ids)):
-        return tensor
-    return torch.nn.functional.pad(tensor, (0, length - tensor.shape[1]))

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from chainofstep.chain import escape
+from chainofstep.models.families import control_texts, needs_start
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example
 
@@ -37,8 +38,8 @@ def open_picture(path: str) -> Image.Image:
 
 
 def question_text(vlm: VLM, example: Example) -> str:
-    """The question with control-token look-alikes defused, the model's own special tokens included."""
-    return escape(example.question, tuple(vlm.tokenizer.all_special_tokens))
+    """The question with control-token look-alikes defused, the model's own control tokens included."""
+    return escape(example.question, control_texts(vlm.processor))
 
 
 def messages(vlm: VLM, example: Example) -> list[dict[str, Any]]:
@@ -51,7 +52,10 @@ def encode_prompt(vlm: VLM, example: Example, pictures: list[Image.Image] | None
     """Encode a question with its pictures (opened from `example.images` unless given)."""
     text = vlm.processor.apply_chat_template(messages(vlm, example), tokenize=False, add_generation_prompt=True)
     opened = [open_picture(path) for path in example.images] if pictures is None else pictures
-    encoded = vlm.processor(text=[text], images=opened or None, return_tensors="pt", add_special_tokens=False)
+    # A list for each text: LLaVA-OneVision takes several pictures of one text without tiles, as it was trained.
+    pictures_of_text = [opened] if opened else None
+    start = needs_start(vlm.processor, text)
+    encoded = vlm.processor(text=[text], images=pictures_of_text, return_tensors="pt", add_special_tokens=start)
     ids = encoded.pop("input_ids")[0]
     encoded.pop("attention_mask", None)
     return Prompt(ids, {name: value for name, value in encoded.items() if isinstance(value, torch.Tensor)})

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from chainofstep.models.checks import check_vlm
 from chainofstep.models.cohort import Cohort, Sampled
 from chainofstep.models.copied import CopiedKV
 from chainofstep.models.encode import PromptKey
@@ -57,6 +58,7 @@ class Engine:
     ):
         if token_budget is not None and token_budget <= 0:
             raise ValueError(f"token_budget={token_budget}: give the number of key-value positions that fit in memory")
+        check_vlm(vlm)
         self.vlm, self.progress, self.logprobs = vlm, progress, logprobs
         self.token_budget = token_budget or planned_positions(vlm.model)
         self.prefixes = Prefixes(vlm)
@@ -88,7 +90,7 @@ class Engine:
     def _rollouts(
         self, requests: Sequence[Request], done: list[Sampled], control: ControlTokens
     ) -> dict[tuple[int, int], Rollout]:
-        texts = _decode(self.vlm, done, control.end_of_sequence)
+        texts = _decode(self.vlm, done, control.turn_ends)
         rollouts = {}
         for sampled, text in zip(done, texts, strict=True):
             row, request = sampled.row, requests[sampled.row.request]
@@ -117,8 +119,8 @@ def _in_order(
     return [rollouts for rollouts in results if rollouts is not None]
 
 
-def _decode(vlm: VLM, done: list[Sampled], end: int | None) -> list[str]:
-    """Texts of sampled ids, without end-of-sequence tokens.
+def _decode(vlm: VLM, done: list[Sampled], ends: frozenset[int]) -> list[str]:
+    """Texts of sampled ids, without the token that ends the turn.
 
     They are decoded behind the last token of their prefix, because some tokenizers drop a space at the beginning.
     """
@@ -126,7 +128,7 @@ def _decode(vlm: VLM, done: list[Sampled], end: int | None) -> list[str]:
         return []
     options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
     starts = {row.last: vlm.tokenizer.decode([row.last], **options) for row in {sampled.row for sampled in done}}
-    ids = [[s.row.last, *(s.ids[:-1] if s.ids[-1] == end else s.ids)] for s in done]
+    ids = [[s.row.last, *(s.ids[:-1] if s.ids[-1] in ends else s.ids)] for s in done]
     texts = vlm.tokenizer.batch_decode(ids, **options)
     return [text[len(starts[s.row.last]) :] for s, text in zip(done, texts, strict=True)]
 

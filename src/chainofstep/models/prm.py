@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from chainofstep.chain import BAD, GOOD, STEP_TAG, Chain, render
 from chainofstep.models.batch import assistant_ids
+from chainofstep.models.checks import check_verdicts
 from chainofstep.models.copied import hidden_states
 from chainofstep.models.encode import Prompt, PromptKey, encode_prompt, picture_key, prompt_key
 from chainofstep.models.memory import first_line, out_of_memory, planned_positions
@@ -106,7 +107,7 @@ class PRM:
     ):
         if token_budget <= 0:
             raise ValueError(f"token_budget={token_budget}: give the number of tokens that fit in one forward pass")
-        vlm.token_id(STEP_TAG)  # a tokenizer without the tags fails here, not once for every chain
+        check_verdicts(vlm)  # a tokenizer without the tags fails here, not once for every chain
         self.vlm, self.token_budget, self.progress, self.columns = vlm, token_budget, progress, verdict_ids(vlm)
         self.share = share and not warn_if_copied(vlm.model)
         self.room = planned_positions(vlm.model) // 2

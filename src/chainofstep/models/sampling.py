@@ -8,12 +8,12 @@ from typing import Literal
 
 import torch
 
-from chainofstep.chain import ANSWER_END, PRM_TOKENS, REASONING_TOKENS, STEP_END
+from chainofstep.chain import ANSWER_END, PRM_TOKENS, REASONING_TOKENS, STEP_END, UNUSED
+from chainofstep.models.families import control_texts, end_of_turn
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Ending
 
 FIRST_CANDIDATES = 64  # how many of the largest probabilities top_p looks at before it sorts them all
-UNUSED = "<|reasoning_backtrack|>"  # in the authors' set, in no chain
 
 
 @dataclass(frozen=True, order=True)
@@ -120,7 +120,7 @@ class ControlTokens:
     forbidden: tuple[int, ...]  # ids that no answer can contain
     answer_ends: frozenset[int]
     step_end: int | None
-    end_of_sequence: int | None  # one of `answer_ends`; not part of a text
+    turn_ends: frozenset[int]  # end of turn and of sequence: among `answer_ends`, but not part of a text
 
     def endings(self, stop: Literal["answer", "step"]) -> dict[int, Ending]:
         """The ids that end a sample, and how; ValueError if it shall stop at steps and there is no such token."""
@@ -135,16 +135,17 @@ class ControlTokens:
 def control_tokens(vlm: VLM) -> ControlTokens:
     """Forbidden are padding, picture and role tokens, step tags, and rows of the LM head beyond the tokenizer."""
     vocabulary, tokenizer = vlm.tokenizer.get_vocab(), vlm.tokenizer
-    end = tokenizer.eos_token_id
-    allowed = {vocabulary[token] for token in REASONING_TOKENS if token in vocabulary and token != UNUSED} | {end}
-    special = {*tokenizer.all_special_ids, tokenizer.pad_token_id, vlm.model.config.image_token_id}
+    ends = frozenset({tokenizer.eos_token_id, end_of_turn(vlm.processor)} - {None})
+    allowed = {vocabulary[token] for token in REASONING_TOKENS if token in vocabulary and token != UNUSED} | ends
+    special = {vocabulary[text] for text in control_texts(vlm.processor) if text in vocabulary}
+    special |= {tokenizer.pad_token_id, vlm.model.config.image_token_id}
     special |= {vocabulary[token] for token in (*PRM_TOKENS, UNUSED) if token in vocabulary}
     rows = vlm.model.get_output_embeddings().weight.shape[0]
     special |= set(range(max(vocabulary.values()) + 1, rows))
     return ControlTokens(
         frozenset(REASONING_TOKENS) - vocabulary.keys(),
         tuple(sorted(special - allowed - {None})),
-        frozenset({end, vocabulary.get(ANSWER_END)} - {None}),
+        frozenset({*ends, vocabulary.get(ANSWER_END)} - {None}),
         vocabulary.get(STEP_END),
-        end,
+        ends,
     )

@@ -1,5 +1,8 @@
 """A VLM: weights, processor and step tokens, loaded and saved by the stock Auto classes."""
 
+import importlib.util
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +10,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 from transformers.utils import logging
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from chainofstep.chain import ALL_TOKENS
+from chainofstep.models.checks import check_folder
+from chainofstep.models.processors import load_processor
 
 logging.disable_progress_bar()  # a bar for every load and save hides those of the stages
 
@@ -38,17 +44,116 @@ class VLM:
         return int(token_id)
 
 
-def load_vlm(folder: str | Path) -> VLM:
-    """Load a folder (or hub id) that `save_vlm` or any transformers user wrote; safetensors only."""
-    if Path(folder).is_dir() and not (Path(folder) / "config.json").exists():
-        raise ValueError(f"{folder} holds no model (config.json is missing); give the folder that training wrote")
+def load_vlm(
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    attention: str | None = None,
+    four_bit: bool = False,
+    any_weights: bool = False,
+) -> VLM:
+    """Load a folder (or hub id) that `save_vlm` or any transformers user wrote; one of an adapter is merged.
+
+    `dtype` None is float32 on a CPU and bfloat16 on a GPU; `device` None is this process's GPU, else the CPU.
+    `attention` is as transformers names it. `four_bit` loads a decoder to train an adapter beside (bitsandbytes).
+    Weights must be safetensors unless `any_weights`, as pickled ones may run code. ValueError for what cannot be
+    loaded.
+    """
+    check_folder(folder, any_weights)
+    place = default_device() if device is None else _device(device)
+    kind = (torch.float32 if place.type == "cpu" else torch.bfloat16) if dtype is None else _dtype(dtype)
+    options: dict[str, Any] = {"dtype": kind, "use_safetensors": None if any_weights else True}
+    if attention is not None:
+        options["attn_implementation"] = attention
+    if place.type != "cpu":
+        options["device_map"] = {"": place}
+    if four_bit:
+        options["quantization_config"] = _four_bits(place, kind)
+    base = _base_of(folder)
+    if base is not None:
+        check_folder(base, any_weights)
+        if four_bit:
+            raise ValueError("an adapter cannot be merged into weights of four bits; load it without four_bit")
     try:
-        model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True)
-        processor = AutoProcessor.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        return _load(folder, options) if base is None else _load_merged(folder, base, options)
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{folder} cannot be loaded as a model: {reason}; train it again or name another") from error
-    return VLM(model.eval(), processor)
+
+
+def default_device() -> torch.device:
+    """The GPU of this process (its `LOCAL_RANK` where a launcher started several), else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def _device(name: torch.device | str) -> torch.device:
+    """The device; ValueError if there is none of that name."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device={name!r}: give cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={str(name)!r}: torch sees {torch.cuda.device_count()} GPUs; give one of them, or cpu")
+    return device
+
+
+def _dtype(name: torch.dtype | str) -> torch.dtype:
+    dtype = getattr(torch, name, None) if isinstance(name, str) else name
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype={name!r}: give float32, bfloat16 or float16")
+    return dtype
+
+
+def _four_bits(place: torch.device, compute: torch.dtype) -> Any:
+    """How weights are held in four bits, as QLoRA holds them; ValueError where that is not possible."""
+    if place.type == "cpu" or importlib.util.find_spec("bitsandbytes") is None:
+        lacking = "a GPU" if place.type == "cpu" else "bitsandbytes: pip install bitsandbytes"
+        raise ValueError(f"four_bit=True needs {lacking}, or load the model without it")
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+
+
+def _base_of(folder: str | Path) -> str | None:
+    """The base model of an adapter's folder; None for a whole model's."""
+    try:
+        path = find_adapter_config_file(str(folder))
+    except OSError:
+        return None  # not to be reached, which loading will report
+    if path is None:
+        return None
+    base = json.loads(Path(path).read_text("utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{path} names no base_model_name_or_path: write there where its base model is")
+    return str(base)
+
+
+def _load(folder: str | Path, options: dict[str, Any]) -> VLM:
+    model = AutoModelForImageTextToText.from_pretrained(folder, **options)
+    return VLM(model.eval(), load_processor(folder))
+
+
+def _load_merged(folder: str | Path, base: str, options: dict[str, Any]) -> VLM:
+    """The base model with the adapter's changes; the processor is the adapter's where it has one."""
+    from peft import PeftModel
+
+    vlm = _load(base, options)
+    own = (Path(folder) / "tokenizer_config.json").exists()
+    processor = load_processor(folder) if own else vlm.processor
+    known = processor.tokenizer.get_vocab()
+    # The adapter was trained on a base to which tokens had been added: their first rows come from their descriptions.
+    steps = {token: text for token, text in ALL_TOKENS.items() if token in known}
+    add_step_tokens(vlm, steps)
+    for token in steps:
+        if vlm.token_id(token) != known[token]:
+            raise ValueError(
+                f"{token!r} has id {known[token]} in the adapter and {vlm.token_id(token)} in its base {base}"
+            )
+    merged = PeftModel.from_pretrained(vlm.model, str(folder)).merge_and_unload()
+    return VLM(merged.eval(), processor)
 
 
 def save_vlm(vlm: VLM, folder: str | Path) -> Path:
