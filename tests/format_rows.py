@@ -153,6 +153,20 @@ LLAMA_PAIR = {
     "rejected": {"from": "gpt", "value": "no"},
     "images": ["a.png"],
 }
+VERL = {
+    "data_source": "tables",
+    "prompt": [{"role": "user", "content": "<image>Sum?"}],
+    "images": [{"image": "a.png"}],
+    "reward_model": {"style": "rule", "ground_truth": "B"},
+    "extra_info": {"id": "q1", "question": "Sum?", "images": ["a.png"], "answer_kind": "choice", "choices": ["7", "8"]},
+}
+SWIFT_PROMPT = {
+    "id": "q1",
+    "messages": [{"role": "user", "content": "<image>Sum?"}],
+    "images": ["a.png"],
+    "solution": "7",
+    "answer_kind": "number",
+}
 ROWS = {
     "example": {"id": "e", "question": "Sum?", "images": ["a.png"], "answer": "7", "answer_kind": "number"},
     "text": TEXT,
@@ -180,5 +194,7 @@ ALL = [
     ("ms-swift", SWIFT, TEXT, None),
     ("llama-factory", LLAMA, TEXT, None),
     ("llama-factory", LLAMA_PAIR, TEXT, None),
+    ("verl", VERL, None, None),
+    ("ms-swift-prompts", SWIFT_PROMPT, None, None),
     ("rows", ROWS, TEXT, StepScores((1.0, 0.5))),
 ]

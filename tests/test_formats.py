@@ -331,7 +331,7 @@ def test_rows_of_one_format_are_written_in_every_other_or_refused_with_a_reason(
         try:
             written = other.write(read)
         except ValueError as error:
-            assert str(error).partition(":")[0] in {"no step labels", "no rejected text", "soft labels"}
+            assert str(error).partition(":")[0] in {"no step labels", "no rejected text", "soft labels", "no text"}
         else:
             assert other.read(written, "x").example.question == read.example.question
 

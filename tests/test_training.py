@@ -357,7 +357,7 @@ def test_nothing_to_train_on(tmp_path):
         ({"step_labels": (1.0,)}, "e1: 1 step labels for 2 steps"),
         ({"step_labels": (1.0, 1.5)}, "each in \\[0, 1\\]"),
         ({"chain": chain(1, 2, answer=None)}, "without an answer"),
-        ({"chain": chain(*range(200)), "step_labels": (1.0,) * 200}, "context of 1024"),
+        ({"chain": chain(*range(200)), "step_labels": (1.0,) * 200}, "model's context of 1024"),
     ],
 )
 def test_prm_rows_that_cannot_be_used(change, message, prm_rows, tmp_path):

@@ -1,22 +1,28 @@
-"""Training of the process reward model (paper A4): a small subclass of transformers' Trainer.
+"""Training of the process reward model (paper A4).
 
 TRL has no PRM trainer any more, and the one it had knew no soft labels and no pictures.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
-from chainofstep.chain import Chain
+from chainofstep.chain import STEP_TAG, Chain, render
 from chainofstep.models.batch import Batch, PromptCache, join_rows
 from chainofstep.models.prm import EncodedChain, encode_chain_for_prm, prm_loss, verdict_ids
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example
-from chainofstep.training.common import TrainConfig, arguments, check, quiet, row_numbers, run
+from chainofstep.training.adapters import prepared
+from chainofstep.training.checkpoints import made_from
+from chainofstep.training.common import TrainConfig, arguments, check, context, quiet, row_numbers, rows_of
+from chainofstep.training.distributed import join
+from chainofstep.training.features import TowerFeatures, batch_features, kept_features
+from chainofstep.training.lengths import check_pictures, row_lengths
+from chainofstep.training.trainer import CountedTrainer, run
 
 
 @dataclass(frozen=True)
@@ -53,78 +59,78 @@ def labels_of(row: PrmRow) -> tuple[float, ...]:
 
 
 class PrmCollator:
-    """Batches of rows by number, with the place and label of every labelled tag."""
+    """Batches of rows by number, with the place and label of every labelled tag. Encoded when they are asked for."""
 
-    def __init__(self, vlm: VLM, rows: Sequence[PrmRow]):
-        self.vlm, self.rows, self.prompts = vlm, rows, PromptCache(vlm)
-        self.labels = [labels_of(row) for row in rows]
-        encoded = [self._encode(row) for row in rows]
-        self.ids, self.tags = [row.ids for row in encoded], [row.tags for row in encoded]
-        self.lengths = [len(ids) for ids in self.ids]
+    def __init__(self, vlm: VLM, rows: Sequence[PrmRow], features: Sequence[TowerFeatures] = ()):
+        self.vlm, self.rows, self.features, self.prompts = vlm, rows, features, PromptCache(vlm)
 
     def _encode(self, row: PrmRow) -> EncodedChain:
         return encode_chain_for_prm(self.vlm, row.example, row.chain, self.prompts.encode(row.example))
 
-    def __call__(self, numbers: list[dict[str, Any]]) -> Batch:
+    def __call__(self, numbers: list[dict[str, Any]]) -> dict[str, Any]:
         """input_ids and attention_mask [B, T], pictures, and for each of K tags its row, position and label [K]."""
-        places = [int(entry["row"]) for entry in numbers]
-        images = [self.prompts.encode(self.rows[place].example).images for place in places]
-        labels = [label for place in places for label in self.labels[place]]
+        places, learnt = rows_of(numbers)
+        rows = [self.rows[place] for place in places]
+        encoded = [self._encode(row) for row in rows]
         tags = [
-            (number, tag)
-            for number, place in enumerate(places)
-            for tag, _ in zip(self.tags[place], self.labels[place], strict=False)  # an answer may have no label
+            (number, tag, label)
+            for number, (row, chain) in enumerate(zip(rows, encoded, strict=True))
+            for tag, label in zip(chain.tags, labels_of(row), strict=False)  # an answer may have no label
+            if learnt
         ]
-        where = torch.tensor(tags)
-        batch = join_rows(self.vlm, [self.ids[place] for place in places], images)
-        return {**batch, "tag_rows": where[:, 0], "tag_positions": where[:, 1], "tag_labels": torch.tensor(labels)}
+        batch = join_rows(self.vlm, [chain.ids for chain in encoded], [chain.prompt.images for chain in encoded])
+        return {
+            **batch,
+            "tag_rows": torch.tensor([number for number, _, _ in tags], dtype=torch.long),
+            "tag_positions": torch.tensor([tag for _, tag, _ in tags], dtype=torch.long),
+            "tag_labels": torch.tensor([label for _, _, label in tags], dtype=torch.float32),
+            **batch_features(self.features, [row.example for row in rows]),
+        }
 
 
-class PrmTrainer(Trainer):
+class PrmTrainer(CountedTrainer):
     """Trains on `prm_loss`, averaged over all tags of an update whatever the size of its forward passes."""
 
-    loss_is_scaled_for_ga = True
-
     def __init__(self, vlm: VLM, **kwargs: Any):
-        super().__init__(model=vlm.model, **kwargs)
+        super().__init__(**kwargs)
         self.columns = verdict_ids(vlm)
-        self.accuracies: list[float] = []
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], int]:
-        """The batches of the next update, and how many tags they hold."""
-        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return samples, sum(len(batch["tag_labels"]) for batch in samples)
+    def count(self, batch: Batch) -> int:
+        return len(batch["tag_labels"])
 
-    def compute_loss(
-        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: int | None = None
-    ) -> torch.Tensor:
-        labels, rows, positions = (inputs.pop(name) for name in ("tag_labels", "tag_rows", "tag_positions"))
+    def summed_loss(self, model: Any, batch: Batch) -> torch.Tensor:
+        forward = {name: tensor for name, tensor in batch.items() if not name.startswith("tag_")}
+        labels, rows, positions = (batch[name] for name in ("tag_labels", "tag_rows", "tag_positions"))
         # The head is computed only at positions where some row has a tag.
         kept, column = positions.unique(return_inverse=True)
-        logits = model(**inputs, logits_to_keep=kept, use_cache=False).logits
+        logits = model(**forward, logits_to_keep=kept, use_cache=False).logits
+        if len(labels) == 0:
+            return logits.sum()
         loss, metrics = prm_loss(logits[rows, column][:, self.columns], labels)
-        self.accuracies.append(metrics["accuracy"])
-        return loss * len(labels) / (num_items_in_batch or len(labels))
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the accuracy of the batches since the last log too."""
-        if self.accuracies:
-            logs["accuracy"] = sum(self.accuracies) / len(self.accuracies)
-            self.accuracies.clear()
-        super().log(logs, start_time)
+        self.note(batch, accuracy=torch.tensor(metrics["accuracy"] * len(labels)))
+        return loss * len(labels)
 
 
 def train_prm(vlm: VLM, rows: Sequence[PrmRow], config: PrmConfig, out: str | Path) -> VLM:
     """Train `vlm` in place and save it in `out`. Its tokenizer must have the step and PRM tokens.
 
-    ValueError if labels do not fit their chains, a chain is longer than the context, or a picture cannot be read.
+    ValueError if labels do not fit their chains, a picture cannot be read or settings cannot work on this machine.
     """
     check(config, len(rows))
-    collator, folder = PrmCollator(vlm, rows), Path(out)
-    data = row_numbers(collator.lengths, config)
-    with quiet():
-        settings = arguments(TrainingArguments, config, vlm, data, folder)
-    trainer = PrmTrainer(vlm, args=settings, data_collator=collator, train_dataset=data)
-    return run(trainer, vlm, folder, "PRM")
+    for row in rows:
+        labels_of(row)
+    join(vlm.device)
+    folder, examples, source = Path(out), [row.example for row in rows], made_from(config, rows, vlm)
+    check_pictures(examples)
+    lengths = row_lengths(vlm, len(rows), lambda number: (examples[number], [render(rows[number].chain, STEP_TAG)]))
+    data, left_out = row_numbers(lengths, config, context(vlm, config))
+    with prepared(vlm, config) as ready, kept_features(config, examples, folder, tower=vlm) as features, quiet():
+        trainer = PrmTrainer(
+            vlm,
+            features=features,
+            model=ready.model,
+            args=arguments(TrainingArguments, config, vlm, data, folder),
+            data_collator=PrmCollator(vlm, rows, features),
+            train_dataset=data,
+        )
+        return run(trainer, vlm, folder, "PRM", config, ready.types, source, [examples[n].id for n in left_out])

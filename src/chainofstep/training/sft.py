@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on chains (paper A2), on TRL's SFTTrainer: the loss is on the completion alone."""
+"""Supervised fine-tuning on chains (paper A2): the loss is on the completion alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,13 +7,18 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from trl import SFTConfig as TrlConfig
-from trl import SFTTrainer
+from transformers import TrainingArguments
 
 from chainofstep.models.batch import Batch, PromptCache, completion_ids, join_rows, pad_right
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example
-from chainofstep.training.common import IGNORED, TrainConfig, arguments, check, quiet, row_numbers, run, stock_forward
+from chainofstep.training.adapters import prepared
+from chainofstep.training.checkpoints import made_from
+from chainofstep.training.common import IGNORED, TrainConfig, arguments, check, context, quiet, row_numbers, rows_of
+from chainofstep.training.distributed import join
+from chainofstep.training.features import TowerFeatures, batch_features, kept_features
+from chainofstep.training.lengths import check_pictures, row_lengths
+from chainofstep.training.trainer import CountedTrainer, run
 
 
 @dataclass(frozen=True)
@@ -34,64 +39,61 @@ class SftRow:
 class SftCollator:
     """Batches of rows by number. Encodes as sampling does: prompt ids, text ids, end of turn.
 
-    TRL's own collator runs chat template, tokenizer and image processor for every row of every epoch.
+    Rows are encoded when they are asked for: all of a large set at once would take hours and much memory.
     """
 
-    def __init__(self, vlm: VLM, rows: Sequence[SftRow]):
-        self.vlm, self.rows, self.prompts = vlm, rows, PromptCache(vlm)
-        self.completions = [torch.tensor(completion_ids(vlm, row.text)) for row in rows]
-        self.lengths = [
-            len(self.prompts.prompt_ids(row.example)) + len(ids)
-            for row, ids in zip(rows, self.completions, strict=True)
-        ]
+    def __init__(self, vlm: VLM, rows: Sequence[SftRow], features: Sequence[TowerFeatures] = ()):
+        self.vlm, self.rows, self.features, self.prompts = vlm, rows, features, PromptCache(vlm)
 
-    def __call__(self, numbers: list[dict[str, Any]]) -> Batch:
+    def __call__(self, numbers: list[dict[str, Any]]) -> dict[str, Any]:
         """input_ids, attention_mask and labels [B, T], and pictures; labels only where the completion is."""
+        places, learnt = rows_of(numbers)
+        rows = [self.rows[place] for place in places]
         ids, labels, images = [], [], []
-        for number in (int(entry["row"]) for entry in numbers):
-            prompt, completion = self.prompts.encode(self.rows[number].example), self.completions[number]
+        for row in rows:
+            prompt, completion = self.prompts.encode(row.example), torch.tensor(completion_ids(self.vlm, row.text))
             ids.append(torch.cat([prompt.ids, completion]))
             labels.append(torch.cat([torch.full_like(prompt.ids, IGNORED), completion]))
             images.append(prompt.images)
-        return {**join_rows(self.vlm, ids, images), "labels": pad_right(labels, IGNORED)}
+        batch: dict[str, Any] = {**join_rows(self.vlm, ids, images), "labels": pad_right(labels, IGNORED)}
+        if not learnt:
+            batch["labels"].fill_(IGNORED)
+        return batch | batch_features(self.features, [row.example for row in rows])
 
 
-class CompletionTrainer(SFTTrainer):
-    """TRL's trainer and loss, with the LM head computed only where a completion stands.
+class SftTrainer(CountedTrainer):
+    """Cross-entropy of the completions' tokens, with the LM head computed only where a completion stands."""
 
-    On a CPU, TRL computes the head and its statistics at every position, prompts and padding too: a third of an
-    update of a small model.
-    """
+    def count(self, batch: Batch) -> int:
+        return int((batch["labels"][:, 1:] != IGNORED).sum())
 
-    def compute_loss(
-        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Cross-entropy of the completions' tokens, averaged over all of an update."""
-        labels = inputs["labels"][:, 1:]
+    def summed_loss(self, model: Any, batch: Batch) -> torch.Tensor:
+        labels = batch["labels"][:, 1:]
         kept = (labels != IGNORED).any(dim=0).nonzero()[:, 0]
-        forward = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+        forward = {name: tensor for name, tensor in batch.items() if name != "labels"}
         logits = model(**forward, logits_to_keep=kept, use_cache=False).logits
         labels = labels[:, kept]
         wanted = labels != IGNORED
-        loss = functional.cross_entropy(logits[wanted].float(), labels[wanted], reduction="sum")
-        return loss / (wanted.sum() if num_items_in_batch is None else num_items_in_batch)
+        return functional.cross_entropy(logits[wanted].float(), labels[wanted], reduction="sum")
 
 
 def train_sft(vlm: VLM, rows: Sequence[SftRow], config: SftConfig, out: str | Path) -> VLM:
     """Train `vlm` in place and save it in `out`. Add the step tokens beforehand (`add_step_tokens`).
 
-    ValueError if there is nothing to train on or a picture cannot be read.
+    ValueError if there is nothing to train on, a picture cannot be read or settings cannot work on this machine.
     """
     check(config, len(rows))
-    collator, folder = SftCollator(vlm, rows), Path(out)
-    # A column `images` tells TRL that the data is visual, to be encoded by the collator.
-    data = row_numbers(collator.lengths, config, images=[list(row.example.images) for row in rows])
-    with stock_forward(vlm.model), quiet():
-        trainer = CompletionTrainer(
-            model=vlm.model,
-            args=arguments(TrlConfig, config, vlm, data, folder, max_length=None),  # cutting picture tokens would fail
-            data_collator=collator,
+    join(vlm.device)
+    folder, examples, source = Path(out), [row.example for row in rows], made_from(config, rows, vlm)
+    check_pictures(examples)
+    lengths = row_lengths(vlm, len(rows), lambda number: (examples[number], [rows[number].text]), ending=1)
+    data, left_out = row_numbers(lengths, config, context(vlm, config))
+    with prepared(vlm, config) as ready, kept_features(config, examples, folder, tower=vlm) as features, quiet():
+        trainer = SftTrainer(
+            features=features,
+            model=ready.model,
+            args=arguments(TrainingArguments, config, vlm, data, folder),
+            data_collator=SftCollator(vlm, rows, features),
             train_dataset=data,
-            processing_class=vlm.processor,
         )
-        return run(trainer, vlm, folder, "SFT")
+        return run(trainer, vlm, folder, "SFT", config, ready.types, source, [examples[n].id for n in left_out])

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
-from chainofstep.problems.formats import cos, prm_sets, trainers
+from chainofstep.problems.formats import cos, prm_sets, prompts, trainers
 from chainofstep.problems.formats.base import Format, Row, chain_of, harden, labelled
 from chainofstep.problems.formats.rows import ROWS
 from chainofstep.problems.formats.trainers import llama_factory_entry
 
 __all__ = ["FORMATS", "Format", "Row", "chain_of", "detect", "harden", "labelled", "llama_factory_entry"]
 
-FORMATS: dict[str, Format] = {known.name: known for known in (ROWS, *cos.FORMATS, *prm_sets.FORMATS, *trainers.FORMATS)}
+_GROUPS = ([ROWS], cos.FORMATS, prm_sets.FORMATS, trainers.FORMATS, prompts.FORMATS)
+FORMATS: dict[str, Format] = {known.name: known for group in _GROUPS for known in group}
 
 
 def detect(rows: Sequence[Row]) -> Format | None:

@@ -61,7 +61,8 @@ class Work:
         if self.keep is not None and (reason := self.keep(row)) is not None:
             raise ValueError(reason)
         answer = None if row.labels is None else row.labels.answer
-        if answer is not None and answer <= 0.5 and "labels" not in self.target.format.holds:
+        holds = self.target.format.holds
+        if answer is not None and answer <= 0.5 and "chain" in holds and "labels" not in holds:
             # Without its labels it would pass for a chain to learn from.
             raise ValueError(f"wrong answer: its label is {answer:g}, which this format cannot say")
         return self.target.prepare(row if self.hard_threshold is None else harden(row, self.hard_threshold))
