@@ -39,7 +39,7 @@ $(VENV)/created.stamp:
 
 $(VENV)/mini.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
 	$(INSTALL) "torch==2.13.0"
-	$(INSTALL) -e ".[mini,data,serve]"
+	$(INSTALL) -e ".[mini,data,serve,ray]"
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/mini.stamp

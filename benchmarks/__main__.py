@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from transformers.utils import logging
 
-from benchmarks import batching, beam, corpus, endpoint, labels, resume, rollouts, scoring
+from benchmarks import batching, beam, corpus, endpoint, labels, resume, rollouts, scoring, spread
 from benchmarks.common import Row, machine, note, show, write
 from benchmarks.models import Bench
 
@@ -23,6 +23,7 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "endpoint": endpoint.measure,
     "corpus": corpus.measure,
     "resume": resume.measure,
+    "spread": spread.measure,
 }
 
 

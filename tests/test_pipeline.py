@@ -16,10 +16,13 @@ from chainofstep.pipeline.measure import CLAIMS
 from chainofstep.pipeline.memory import MemoryWatch
 from chainofstep.pipeline.recipe import Labels, Problems, Recipe, Rounds
 from chainofstep.pipeline.run import Run
+from chainofstep.pipeline.sets import make_sets
+from chainofstep.records import to_row
 from chainofstep.scoring.pairs import PairRule
 from chainofstep.search import SearchConfig
 from chainofstep.training.pretrain import PretrainConfig, pretrain
 from chainofstep.training.sft import SftConfig
+from chainofstep.verbs.files import write_lines
 
 SMALL = Recipe(
     "small",
@@ -61,14 +64,14 @@ def rows_of(folder):
 
 def chains_wanted(run):
     """Stages up to the first samples; an untrained policy gives no chains, so the rest is tested on the shipped one."""
-    stages.make_problems(run)
+    make_sets(run)
     stages.prepare_base(run)
     stages.fine_tune(run)
     run.sample("search/pool", run.model_folder("sft"), run.examples("test"), run.sampling("search"))
 
 
 def test_a_resumed_run_has_the_same_rows(tmp_path, small_base, monkeypatch):
-    monkeypatch.setattr(stages, "SHIPPED", small_base)
+    monkeypatch.setattr("chainofstep.pipeline.run.SHIPPED", small_base)
     with Run(SMALL, tmp_path / "whole") as run:
         chains_wanted(run)
     with Run(SMALL, tmp_path / "killed") as run:
@@ -110,24 +113,31 @@ def test_memory_is_that_of_all_processes():
 
 
 def test_a_lost_output_is_named(tmp_path, small_base, monkeypatch):
-    monkeypatch.setattr(stages, "SHIPPED", small_base)
+    monkeypatch.setattr("chainofstep.pipeline.run.SHIPPED", small_base)
     with Run(SMALL, tmp_path / "run") as run:
-        stages.make_problems(run)
+        make_sets(run)
     gone = tmp_path / "run" / "problems" / "test.jsonl"
     gone.unlink()
     with (
         Run(SMALL, tmp_path / "run") as run,
         pytest.raises(ValueError, match=r"test\.jsonl, made by stage problems, is gone"),
     ):
-        stages.make_problems(run)
+        make_sets(run)
 
 
-def test_the_whole_run_in_miniature(tmp_path):
-    """From the shipped base to the report, with two workers."""
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory):
+    """A finished run from the shipped base to the report, with two workers, and its recipe."""
     recipe = replace(SMALL, name="miniature", threads=2, problems=replace(SMALL.problems, sft=3200))
-    with Run(recipe, tmp_path / "run") as run:
-        report = stages.run_recipe(run)
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    folder = tmp_path_factory.mktemp("miniature") / "run"
+    with Run(recipe, folder) as run:
+        stages.run_recipe(run)
+    return folder, recipe
+
+
+def test_the_whole_run_in_miniature(miniature):
+    folder, recipe = miniature
+    results = json.loads((folder / "results.json").read_text())
     assert {row["stage"] for row in results["accuracy"]} == {"base", "sft", "dpo-1"}
     assert all(
         row["right"] + row["wrong"] + row["unparseable"] + row["failed"] == row["total"] for row in results["accuracy"]
@@ -135,10 +145,36 @@ def test_the_whole_run_in_miniature(tmp_path):
     assert {row["method"] for row in results["methods"]} >= {"greedy", "self_consistency", "best_of_n", "step_beam"}
     assert {row["name"] for row in results["claims"]} <= {claim[0] for claim in CLAIMS}
     assert len(results["step_weight"]) == 11
-    assert "<html" in report.read_text()
-    before = rows_of(tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "search")
-    shutil.rmtree(tmp_path / "run" / "stages" / "search")
-    with Run(recipe, tmp_path / "run") as run:
+    assert "<html" in (folder / "report.html").read_text()
+    before = rows_of(folder)
+    shutil.rmtree(folder / "search")
+    shutil.rmtree(folder / "stages" / "search")
+    with Run(recipe, folder) as run:
         stages.run_recipe(run)
-    assert rows_of(tmp_path / "run") == before
+    assert rows_of(folder) == before
+
+
+def test_a_run_on_files_from_given_models(tmp_path, miniature):
+    """A run's models stand for a user's, its problems for a user's files: nothing knows the truth of their steps."""
+    folder, recipe = miniature
+    data = tmp_path / "data"
+    with Run(recipe, folder) as run:
+        for name, of in {"sft": "sft", "labels": "labels", "dpo": "dpo-1", "test": "test"}.items():
+            write_lines(data / f"{name}.jsonl", map(to_row, run.examples(of)))
+    own = replace(
+        recipe,
+        name="own",
+        policy=str(folder / "models" / "sft"),
+        backbone=str(folder / "models" / "prm"),
+        data=str(data),
+        problems=Problems(sft=64, labels=0, dpo=0, test=16, held_out=0),
+        sft=replace(recipe.sft, learning_rate=1e-5),
+    )
+    with Run(own, tmp_path / "run") as run:
+        page = stages.run_recipe(run).read_text()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {row["against"] for row in results["prm"]} == {"labels"}
+    assert results["prm_by_error"] == [] and "agreement_with_checker" not in results["labels"]
+    assert {row["stage"] for row in results["accuracy"]} == {"base", "sft", "dpo-1"}
+    assert "Calibration against Monte-Carlo labels" in page
+    assert "exact checker" not in page

@@ -6,7 +6,7 @@ The dataclass is the schema: a value is read by the type of its field, and there
 import difflib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields, is_dataclass, replace
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -16,7 +16,7 @@ from chainofstep.store import difference
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["apply_overrides", "difference", "resolved"]
+__all__ = ["apply_overrides", "difference", "resolved", "written"]
 
 Recipe = TypeVar("Recipe", bound="DataclassInstance")
 
@@ -39,6 +39,22 @@ def resolved(recipe: "DataclassInstance") -> dict[str, Any]:
     """The recipe as plain JSON values (tuples as lists), every default written out."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(recipe), allow_nan=False))
     return values
+
+
+def written(recipe: "DataclassInstance", prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting as `apply_overrides` reads it: its dotted key, and its value written out."""
+    for field in fields(recipe):
+        value = getattr(recipe, field.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            yield from written(value, f"{prefix}{field.name}.")
+        elif field.init:
+            yield f"{prefix}{field.name}", _text(value)
+
+
+def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(_text, value)) if isinstance(value, tuple) else str(value)
 
 
 def _with_value(group: Recipe, whole: Any, key: str, path: list[str], value: str) -> Recipe:

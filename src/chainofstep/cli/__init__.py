@@ -13,6 +13,7 @@ from chainofstep.cli.common import (
     Commands,
     Concurrency,
     Examples,
+    GpusEach,
     Judges,
     KeyVariable,
     MaxTokens,
@@ -21,6 +22,7 @@ from chainofstep.cli.common import (
     OutFile,
     OutFolder,
     Price,
+    Ray,
     RequestsPerMinute,
     Rollouts,
     Scores,
@@ -30,15 +32,18 @@ from chainofstep.cli.common import (
     TokensPerMinute,
     TopP,
     Width,
+    Workers,
     command,
     left_out,
+    spread_of,
 )
 from chainofstep.cli.data import data_app
+from chainofstep.cli.recipes import plan_command, recipes_command
+from chainofstep.cli.train import convert_command, push_command, train_app
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False
 )
-train_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Train a model from files: sft, prm, dpo.")
 
 
 @app.callback()
@@ -48,7 +53,7 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceb
 
 @command(app, "run", "cos run mini --out runs/mini --seed 0 --set dpo.beta=0.2")
 def run_command(
-    recipe: Annotated[str, typer.Argument(help="mini, smoke, or mini-base (pretrain the base models alone).")],
+    recipe: Annotated[str, typer.Argument(help="One of `cos recipes`, or mini-base (pretrain the base models).")],
     out: OutFolder,
     seed: Seed = 0,
     settings: Settings = [],  # noqa: B006  # typer reads it, nothing changes it
@@ -95,54 +100,15 @@ def problems_command(
     typer.echo(f"wrote {count} examples to {verbs.problems(out, kind, split, count, start)}")
 
 
-# Training
+# Recipes and training
 
+command(app, "recipes", "cos recipes qwen3_vl_8b_80gb")(recipes_command)
+command(app, "plan", "cos plan internvl2_5_8b --gpus 8x80GB")(plan_command)
 app.add_typer(train_app, name="train")
-
-
-@command(train_app, "sft", "cos train sft models/base data/examples.jsonl --out models/sft --set learning_rate=1e-5")
-def train_sft_command(model: Model, examples: Examples, out: OutFolder, settings: Settings = []) -> None:  # noqa: B006
-    """Fine-tune a model on the gold chains of examples."""
-    from chainofstep import verbs
-
-    _trained(verbs.train_sft(model, examples, out, settings))
-
-
-@command(train_app, "prm", "cos train prm models/base examples.jsonl rollouts.jsonl scores.jsonl --out models/prm")
-def train_prm_command(
-    backbone: Model,
-    examples: Examples,
-    rollouts: Rollouts,
-    scores: Scores,
-    out: OutFolder,
-    settings: Settings = [],  # noqa: B006
-) -> None:
-    """Train a process reward model on scored rollouts."""
-    from chainofstep import verbs
-
-    _trained(verbs.train_prm(backbone, examples, rollouts, scores, out, settings))
-
-
-@command(
-    train_app, "dpo", "cos train dpo models/sft examples.jsonl pairs.jsonl --reference models/sft --out models/dpo-1"
+command(app, "convert", "cos convert downloads/CoS --out models/cos --tokenizer models/internvl2_5-tokenizer")(
+    convert_command
 )
-def train_dpo_command(
-    model: Model,
-    examples: Examples,
-    pairs: Annotated[Path, typer.Argument(metavar="PAIRS.jsonl", help="From `cos pairs`.", show_default=False)],
-    reference: Annotated[str, typer.Option(help="The SFT model, in every round.", show_default=False)],
-    out: OutFolder,
-    settings: Settings = [],  # noqa: B006
-) -> None:
-    """Improve a model on preference pairs by DPO, against a frozen reference."""
-    from chainofstep import verbs
-
-    _trained(verbs.train_dpo(model, examples, pairs, reference, out, settings))
-
-
-def _trained(trained: Any) -> None:
-    typer.echo(f"trained on {trained.rows} rows; wrote {trained.folder}")
-    left_out("left out", trained.left_out)
+command(app, "push", "cos push runs/mini/models/sft alice/steps-mini")(push_command)
 
 
 # Data
@@ -158,13 +124,16 @@ def sample_command(
     top_p: TopP = 0.95,
     max_tokens: MaxTokens = 256,
     seed: Seed = 0,
+    workers: Workers = None,
+    ray: Ray = "",
+    gpus_each: GpusEach = 1.0,
 ) -> None:
     """Sample chains for each example. The same command goes on with a file that was not finished."""
     from chainofstep import verbs
     from chainofstep.search import SearchConfig
 
     config = SearchConfig(n=n, temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    kinds = verbs.sample(model, examples, out, config)
+    kinds = verbs.sample(model, examples, out, config, spread_of(workers, ray, gpus_each))
     typer.echo(f"{kinds.pop('sampled', 0)} examples with {n} rollouts each in {out}")
     left_out("not sampled", kinds)
 
@@ -196,6 +165,9 @@ def annotate_command(
     requests_per_minute: RequestsPerMinute = None,
     tokens_per_minute: TokensPerMinute = None,
     price: Price = None,
+    workers: Workers = None,
+    ray: Ray = "",
+    gpus_each: GpusEach = 1.0,
 ) -> None:
     """Score each step of each rollout. The same command goes on with a file that was not finished."""
     from chainofstep import verbs
@@ -207,7 +179,8 @@ def annotate_command(
         _scored(kinds, out)
         return
     config = SearchConfig(n=n, max_tokens=max_tokens, seed=seed)
-    kinds = verbs.annotate(examples, rollouts, out, scorer, model, config, hard_threshold, adaptive)
+    spread = spread_of(workers, ray, gpus_each)
+    kinds = verbs.annotate(examples, rollouts, out, scorer, model, config, hard_threshold, adaptive, spread)
     _scored(kinds, out)
 
 
@@ -253,6 +226,9 @@ def eval_command(
     top_p: TopP = 0.95,
     max_tokens: MaxTokens = 256,
     seed: Seed = 0,
+    workers: Workers = None,
+    ray: Ray = "",
+    gpus_each: GpusEach = 1.0,
 ) -> None:
     """Answer examples by a search method: accuracy by family, with 95% intervals. Nothing leaves a denominator."""
     from chainofstep import verbs
@@ -260,7 +236,7 @@ def eval_command(
     from chainofstep.verbs.printed import accuracies, spent
 
     config = SearchConfig(n, width, temperature, top_p, max_tokens, seed=seed)
-    found = verbs.evaluate(model, examples, out, method, config, prm)
+    found = verbs.evaluate(model, examples, out, method, config, prm, spread_of(workers, ray, gpus_each))
     console = Console()
     console.print(accuracies(method, found))
     console.print(Text(spent(found.cost)))

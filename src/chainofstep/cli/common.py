@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from chainofstep.pipeline.spread import Spread
 
 BAD_INPUT, STOPPED = 2, 130  # exit codes; typer's own for a wrong option is 2 too
 
@@ -42,7 +45,13 @@ Price = Annotated[
     tuple[float, float] | None,
     typer.Option(help="Dollars per million prompt and completion tokens.", show_default=False),
 ]
-WITHOUT_ARGUMENTS = {"sources"}
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Processes here or, with --ray, workers there.", show_default="1; on Ray all there is room for"),
+]
+Ray = Annotated[str, typer.Option("--ray", metavar="ADDRESS", help="A Ray cluster: auto, ray://HOST:10001, or local.")]
+GpusEach = Annotated[float, typer.Option("--gpus-each", help="GPUs of a worker on Ray, where the cluster has some.")]
+WITHOUT_ARGUMENTS = {"sources", "recipes"}
 METHOD_NAMES = "greedy, self_consistency, best_of_n, weighted_vote, step_beam"
 
 
@@ -87,7 +96,7 @@ def one_line(error: Exception) -> str:
 def extra_of(error: ModuleNotFoundError) -> str:
     """The extra of this package that brings what is missing."""
     name = (error.name or "").partition(".")[0]
-    extras = {"fastapi": "serve", "uvicorn": "serve"} | dict.fromkeys(
+    extras = {"fastapi": "serve", "uvicorn": "serve", "ray": "ray"} | dict.fromkeys(
         ("openai", "datasets", "pyarrow", "imagehash"), "data"
     )
     return extras.get(name, "mini")
@@ -97,6 +106,13 @@ def command(group: typer.Typer, name: str, example: str) -> Callable[[Callable[.
     """A command whose help ends with one example; called without arguments it shows its help, if it needs any."""
     alone = name in WITHOUT_ARGUMENTS
     return group.command(name, epilog=f"Example: {example}", no_args_is_help=not alone)
+
+
+def spread_of(workers: int | None, ray: str, gpus: float) -> "Spread":
+    """Where the rows of a command are made."""
+    from chainofstep.pipeline.spread import Spread
+
+    return Spread((0 if ray else 1) if workers is None else workers, ray, gpus)
 
 
 def left_out(title: str, reasons: dict[str, int]) -> None:

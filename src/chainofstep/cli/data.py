@@ -29,7 +29,7 @@ data_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Step
 FORMAT_NAMES = (
     "rows (this project's own), sharegpt-step, prm-raw, prm-scored, prm-train, dpo, visualprm400k, "
     "visualprm400k-chat, visualprocessbench, prm800k, processbench, trl, trl-preference, trl-stepwise, ms-swift, "
-    "llama-factory"
+    "ms-swift-prompts, llama-factory, verl"
 )
 Source = Annotated[
     Path, typer.Argument(metavar="ROWS", help=".jsonl, .json, .parquet, or a folder of this project's own.")

@@ -3,9 +3,9 @@
 from typing import Any
 
 from chainofstep.answers import is_right
-from chainofstep.models.prm import PRM
 from chainofstep.pipeline.rows import read_results
 from chainofstep.pipeline.run import Run
+from chainofstep.pipeline.workers import prm
 from chainofstep.problems.tasks.checker import check_steps
 from chainofstep.records import Example, StepScores, to_row
 from chainofstep.search import SearchResult, pool_results
@@ -25,12 +25,12 @@ def write_gallery(run: Run) -> None:
         "best_of_n": pool_results(examples, pools, scores, "best_of_n", n),
     }
     chosen["step_beam"] = read_results(run.folder.log(f"search/beam-{beam}-1/results"), examples)
-    prm = PRM(run.model("prm"))
+    judge = prm(run.prm)
     log = run.folder.log("gallery")
     log.path.unlink(missing_ok=True)
     for method, results in chosen.items():
         unscored = [(e, r.chain) for e, r in zip(examples, results, strict=True) if r.chain is not None]
-        tags = iter(prm.score(unscored))
+        tags = iter(judge.score(unscored))
         for example, result in zip(examples, results, strict=True):
             scored = next(tags) if result.chain is not None else None
             log.append(_row(run, example, method, result, scored if isinstance(scored, StepScores) else None))
@@ -39,12 +39,12 @@ def write_gallery(run: Run) -> None:
 def _row(run: Run, example: Example, method: str, result: SearchResult, scores: StepScores | None) -> dict[str, Any]:
     return {
         "example": to_row(example),
-        "picture": str(example.images[0]).removeprefix(f"{run.folder.path}/"),
+        "picture": str(example.images[0]).removeprefix(f"{run.folder.path}/") if example.images else "",
         "method": method,
         "text": result.text,
         "answer": result.answer,
         "answer_right": is_right(example, result.answer),
         "scores": None if scores is None else to_row(scores),
-        "truth": None if result.chain is None else check_steps(example, result.chain),
+        "truth": None if result.chain is None or not run.checked else check_steps(example, result.chain),
         "note": result.failure,
     }

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from chainofstep.chain import Chain
 from chainofstep.evaluate import Agreement, StepAgreement, calibration, step_agreement, wilson
-from chainofstep.models.prm import PRM
 from chainofstep.pipeline.run import Run
+from chainofstep.pipeline.workers import prm
 from chainofstep.problems.tasks.build import remake
 from chainofstep.problems.tasks.checker import check_steps
 from chainofstep.problems.tasks.planted import PLANTERS
@@ -37,11 +38,14 @@ def _compare(run: Run, predicted: str, truth: str, questions: str, first: int | 
 def prm_quality(run: Run) -> Iterator[dict[str, Any]]:
     """Accuracy, majority rate and AUC per tag: sampled chains of seen and unseen questions (paper Table 3)."""
     compared = [
-        ("seen", "checker", _compare(run, "search/seen-prm", "search/seen-checker", "seen")),
-        ("unseen", "checker", _compare(run, "search/prm", "search/checker", "unseen", PER_QUESTION)),
         ("seen", "labels", _compare(run, "search/labels-seen", "labels/seen", "seen")),
         ("unseen", "labels", _compare(run, "search/labels-unseen", "labels/unseen", "unseen")),
     ]
+    if run.checked:
+        compared[:0] = [
+            ("seen", "checker", _compare(run, "search/seen-prm", "search/seen-checker", "seen")),
+            ("unseen", "checker", _compare(run, "search/prm", "search/checker", "unseen", PER_QUESTION)),
+        ]
     for questions, against, agreement in compared:
         for part, tags in (("step", agreement.steps), ("answer", agreement.answers)):
             row = {"questions": questions, "part": part, "against": against, "threshold": THRESHOLD}
@@ -55,13 +59,13 @@ def _figures(tags: Agreement) -> dict[str, Any]:
 
 
 def score_bins(run: Run) -> Iterator[dict[str, Any]]:
-    """Reliability of the PRM's scores on unseen questions, against the checker."""
+    """Reliability of the PRM's scores on unseen questions, against the checker or, without one, the labels."""
     examples = run.examples("test")
-    pairs = zip(
-        flat(run.scores("search/prm", examples), PER_QUESTION),
-        flat(run.scores("search/checker", examples), PER_QUESTION),
-        strict=True,
-    )
+    guesses, truths, first = "search/prm", "search/checker", PER_QUESTION
+    if not run.checked:
+        guesses, truths, first = "search/labels-unseen", "labels/unseen", 1
+        examples = examples[: run.recipe.labels.unseen_chains]
+    pairs = zip(flat(run.scores(guesses, examples), first), flat(run.scores(truths, examples), first), strict=True)
     both = [(g, t) for g, t in pairs if isinstance(g, StepScores) and isinstance(t, StepScores)]
     steps = [(s, t > 0.5) for g, truth in both for s, t in zip(g.steps, truth.steps, strict=True)]
     answers = [(g.answer, t.answer > 0.5) for g, t in both if g.answer is not None and t.answer is not None]
@@ -76,6 +80,8 @@ def caught_by_kind(run: Run) -> list[dict[str, Any]]:
 
     Of "flawless" chains it counts those that the PRM wrongly refuses somewhere.
     """
+    if not run.checked:
+        return []
     path = run.path("search", "planted.json")
     if not path.exists():
         write_json(path, _plant(run))
@@ -93,7 +99,7 @@ def _plant(run: Run) -> list[dict[str, Any]]:
             planted.append((name, example, chain))
         if example.chain is not None:
             planted.append(("flawless (refused)", example, example.chain))
-    scored = PRM(run.model("prm")).score([(example, chain) for _, example, chain in planted])
+    scored = prm(run.prm).score([(example, chain) for _, example, chain in planted])
     verdicts = [(name, _caught(example, chain, s)) for (name, example, chain), s in zip(planted, scored, strict=True)]
     return [
         {"questions": "unseen", "error": name, "caught": sum(c for n, c in verdicts if n == name), "total": count}
@@ -113,27 +119,32 @@ def _caught(example: Example, chain: Any, scored: Scored) -> bool:
 
 
 def label_quality(run: Run) -> dict[str, Any]:
-    """Monte-Carlo labels against the exact checker, on the PRM's training chains."""
+    """How many labels there are, what they cost and, where there is an exact checker, how often it agrees."""
     examples = run.examples("labels")
     labels = flat(run.scores("labels/seen", examples))
-    chains = [rollout.chain for pool in run.pools("labels/seen", examples) for rollout in pool]
-    repeated = [
-        example for example, pool in zip(examples, run.pools("labels/seen", examples), strict=True) for _ in pool
+    pools = run.pools("labels/seen", examples)
+    asked = [(example, rollout.chain) for example, pool in zip(examples, pools, strict=True) for rollout in pool]
+    labelled = [
+        (example, chain, label)
+        for (example, chain), label in zip(asked, labels, strict=True)
+        if chain is not None and isinstance(label, StepScores)
     ]
-    right = total = steps = 0
-    for example, chain, label in zip(repeated, chains, labels, strict=True):
-        if chain is None or not isinstance(label, StepScores):
-            continue
-        truth = check_steps(example, chain)
-        threshold = run.recipe.labels.hard_threshold
-        right += sum((score > threshold) == word for score, word in zip(label.steps, truth, strict=True))
-        total, steps = total + len(truth), steps + len(chain.steps)
-    low, high = wilson(right, total)
-    agreement = {"agreement_with_checker": right / total, "agreement_low": low, "agreement_high": high}
     spent = [row["spent"] for row in run.folder.log("labels/seen/scores").rows() if "spent" in row]
-    rollouts = {
+    return (_checked_labels(run, labelled) if run.checked else {}) | {
+        "labelled_steps": sum(len(chain.steps) for _, chain, _ in labelled),
         "rollouts_per_step": run.recipe.labels.rollouts,
         "rollouts_used": sum(chunk["rollouts"] for chunk in spent),
         "rollouts_fixed": sum(chunk["fixed_rollouts"] for chunk in spent),  # at so many a step, each text once
     }
-    return agreement | {"labelled_steps": steps} | rollouts
+
+
+def _checked_labels(run: Run, labelled: Sequence[tuple[Example, Chain, StepScores]]) -> dict[str, Any]:
+    """How often Monte-Carlo labels say of a step what the exact checker says."""
+    threshold = run.recipe.labels.hard_threshold
+    right = total = 0
+    for example, chain, label in labelled:
+        truth = check_steps(example, chain)
+        right += sum((score > threshold) == word for score, word in zip(label.steps, truth, strict=True))
+        total += len(truth)
+    low, high = wilson(right, total)
+    return {"agreement_with_checker": right / total, "agreement_low": low, "agreement_high": high}

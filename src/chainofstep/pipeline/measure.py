@@ -11,7 +11,7 @@ from chainofstep import __version__
 from chainofstep.evaluate import Outcome, by_group, grade, grade_results, paired_bootstrap, tally, wilson
 from chainofstep.pipeline.gallery import write_gallery
 from chainofstep.pipeline.judged import caught_by_kind, label_quality, prm_quality, score_bins
-from chainofstep.pipeline.recipe import beams
+from chainofstep.pipeline.recipe import beams, best_policy, policies
 from chainofstep.pipeline.rows import read_results
 from chainofstep.pipeline.run import Run
 from chainofstep.records import Example, Rollout
@@ -24,6 +24,7 @@ WEIGHTS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
 CLAIMS = (
     ("Steps beat direct answers: SFT over base", "+8.7 (LLaVA-NeXT-8B, Table 1)", "sft", "base"),
     ("DPO over SFT", "+3.4 (LLaVA-NeXT-8B, Table 1)", "dpo", "sft"),
+    ("GRPO on PRM scores over SFT", "", "grpo", "sft"),
     ("PRM reward over outcome reward", "+1.2 (mean of Table 2)", "dpo", "outcome"),
     ("Best-of-N by PRM over self-consistency", "+11.5 (M3CoT, N=16, Fig. 5)", "best_of_n", "self_consistency"),
     ("Step beam search over best-of-N", "+0.5 (M3CoT, N=16, Fig. 5)", "step_beam", "best_of_n"),
@@ -75,9 +76,7 @@ class Measurements:
     def __init__(self, run: Run):
         self.run, self.test = run, run.examples("test")
         self.right: dict[str, list[bool]] = {}
-        rounds = run.recipe.rounds
-        self.policies = ["sft", *(f"dpo-{n}" for n in range(1, rounds.rounds + 1))]
-        self.policies += [f"outcome-{n}" for n in range(1, rounds.outcome_rounds + 1)]
+        self.policies = policies(run.recipe)
         self.greedy = {name: [pool[0] for pool in run.pools(f"greedy/{name}", self.test)] for name in self.policies}
         self.pools, self.scores = run.pools("search/pool", self.test), run.scores("search/prm", self.test)
 
@@ -90,10 +89,11 @@ class Measurements:
         for name in self.policies:
             yield from self._rows(name, "unseen", self.test, [answer_of(rollout) for rollout in self.greedy[name]])
         held_out = self.run.examples("held-out")
-        for name in ("sft", f"dpo-{self.run.recipe.rounds.rounds}"):
+        for name in dict.fromkeys(("sft", best_policy(self.run.recipe))) if held_out else ():
             rollouts = [pool[0] for pool in self.run.pools(f"held-out/{name}", held_out)]
             yield from self._rows(name, "held-out kinds", held_out, [answer_of(rollout) for rollout in rollouts])
-        self.right["dpo"] = self.right[f"dpo-{self.run.recipe.rounds.rounds}"]
+        if self.run.recipe.rounds.rounds:
+            self.right["dpo"] = self.right[f"dpo-{self.run.recipe.rounds.rounds}"]
         if self.run.recipe.rounds.outcome_rounds:
             self.right["outcome"] = self.right[f"outcome-{self.run.recipe.rounds.outcome_rounds}"]
 

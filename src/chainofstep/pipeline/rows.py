@@ -3,8 +3,10 @@
 A chunk is a fixed slice of the examples, sampled or scored in one call, so a resumed stage makes the same rows.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from chainofstep.progress import progress
@@ -13,6 +15,7 @@ from chainofstep.search import SearchResult
 from chainofstep.store import Log, done_ids
 
 CHUNK = 64
+AHEAD = 256  # chunks: enough for as many workers, and few enough for memory
 Row = dict[str, Any]
 
 
@@ -33,17 +36,42 @@ def write_chunks(
     missing = [chunk for chunk in chunks if not all(example.id in done for example in chunk)]
     finished = len(examples) - sum(map(len, missing))
     with progress(title, len(examples)) as tick:
-        if workers is None:
-            made = (make(chunk, *arguments(chunk)) for chunk in missing)
-        else:
-            futures = [workers.submit(make, chunk, *arguments(chunk)) for chunk in missing]
-            made = (future.result() for future in futures)
-        for chunk, rows in zip(missing, made, strict=True):
+        tick(finished)
+        for chunk, rows in zip(missing, _made(missing, make, arguments, workers), strict=True):
             for example, row in zip(chunk, rows, strict=True):
                 if example.id not in done:
                     log.append({"id": example.id, **row})
             finished += len(chunk)
             tick(finished)
+
+
+def _made(
+    chunks: Sequence[Sequence[Example]],
+    make: Callable[..., list[Row]],
+    arguments: Callable[[Sequence[Example]], tuple[Any, ...]],
+    workers: Executor | None,
+) -> Iterator[list[Row]]:
+    """The rows of each chunk, in order, at most `AHEAD` chunks handed out that are not yet written."""
+    if workers is None:
+        yield from (make(chunk, *arguments(chunk)) for chunk in chunks)
+        return
+    waiting: deque[Future[list[Row]]] = deque()
+    for chunk in chunks:
+        waiting.append(workers.submit(make, chunk, *arguments(chunk)))
+        if len(waiting) == AHEAD:
+            yield _result(waiting.popleft())
+    while waiting:
+        yield _result(waiting.popleft())
+
+
+def _result(future: "Future[list[Row]]") -> list[Row]:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise ValueError(
+            "a worker process was killed (out of memory?); give the same command again, it goes on from the rows that "
+            "are written, with fewer workers or with --ray local, which replaces them"
+        ) from None
 
 
 def read_pools(log: Log, examples: Sequence[Example]) -> list[list[Rollout]]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -15,7 +16,8 @@ from chainofstep.models.vlm import VLM, load_vlm
 from chainofstep.pipeline.memory import MemoryWatch
 from chainofstep.pipeline.recipe import Recipe
 from chainofstep.pipeline.rows import read_pools, read_scores, write_chunks
-from chainofstep.pipeline.workers import Scorer, beam_chunk, sample_chunk, score_chunk, start_workers
+from chainofstep.pipeline.spread import Spread
+from chainofstep.pipeline.workers import Scorer, beam_chunk, sample_chunk, score_chunk
 from chainofstep.records import Example, Rollout, Scored
 from chainofstep.scoring.monte_carlo import derive_seed
 from chainofstep.search import SearchConfig
@@ -28,26 +30,31 @@ SHIPPED = Path(str(files("chainofstep") / "recipes" / "mini_base"))
 class Run:
     """One recipe in one folder; use it as a context manager. Paths and stage names are relative to the folder."""
 
-    def __init__(self, recipe: Recipe, out: str | Path):
-        self.recipe, self.folder = recipe, RunFolder(out)
-        self.folder.claim(resolved(recipe))
+    def __init__(self, recipe: Recipe, out: str | Path, leads: bool = True):
+        """`leads` is False in the further processes of a training: they write no rows."""
+        self.recipe, self.folder, self.leads = recipe, RunFolder(out), leads
+        if leads:
+            self.folder.claim({name: value for name, value in resolved(recipe).items() if name != "launch"})
         self.console = Console(stderr=True)
         self.workers: Executor | None = None
+        self.closing = ExitStack()
         self._examples: dict[str, list[Example]] = {}
 
     def __enter__(self) -> "Run":
-        self.lock = self.folder.lock()
-        torch.set_num_threads(self.recipe.threads)
-        if self.recipe.threads > 1:
-            self.workers = start_workers(self.recipe.threads)
+        launch = self.recipe.launch
+        with ExitStack() as opening:  # closes what was opened if what comes after fails
+            lock = self.folder.lock()
+            opening.callback(lock.release)
+            torch.set_num_threads(self.recipe.threads)
+            spread = Spread(launch.workers or (0 if launch.ray else self.recipe.threads), launch.ray)
+            self.workers = opening.enter_context(spread.start())
+            self.closing = opening.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.workers is not None:
-            self.workers.shutdown(wait=error is None, cancel_futures=True)
-        self.lock.release()
+        self.closing.__exit__(kind, error, trace)
 
     def stage(self, name: str, work: Callable[[], Sequence[Path]], **inputs: Any) -> None:
         """Run a stage unless it is finished. `inputs` are the settings that decide it."""
@@ -62,13 +69,39 @@ class Run:
         if known is None or known.seconds is None:
             self.console.print(f"[green]done[/green] {name} [dim]{finished.seconds:.1f} s[/dim]")
 
+    @property
+    def checked(self) -> bool:
+        """Whether the truth of every step is known: of generated problems alone."""
+        return not self.recipe.data
+
+    def train(self, name: str, **inputs: Any) -> None:
+        """Run a training stage, in this process or, as the recipe says, in several that it launches."""
+        from chainofstep.pipeline.launched import launch
+        from chainofstep.pipeline.trainings import training
+
+        def work() -> Sequence[Path]:
+            if self.recipe.launch.processes == 1 and not self.recipe.launch.command:
+                return training(self, name)()
+            launch(self.recipe.launch, self.folder.path, name)
+            return [self.path("models", name.removesuffix("/train"))]
+
+        self.stage(name, work, **inputs)
+
+    def base(self, kind: Literal["policy", "prm"]) -> str:
+        """Where the policy, or the PRM, starts from."""
+        if self.recipe.policy:
+            start = self.recipe.policy if kind == "policy" else self.recipe.backbone or self.recipe.policy
+            return self.model_folder("sft") if kind == "prm" and start == "sft" else start
+        return str(self.path("models", "mini_base", kind) if self.recipe.base == "scratch" else SHIPPED / kind)
+
     def path(self, *parts: str) -> Path:
         return self.folder.path.joinpath(*parts)
 
     def examples(self, name: str) -> list[Example]:
-        """The examples of a set that the problems stage wrote."""
+        """The examples of a set that the problems stage wrote; none where the user's data have no held-out set."""
         if name not in self._examples:
-            rows = read_records(self.path("problems", f"{name}.jsonl"), Example)
+            path = self.path("problems", f"{name}.jsonl")
+            rows = read_records(path, Example) if path.exists() or name != "held-out" else ()
             self._examples[name] = [
                 replace(row, images=tuple(str(self.path(image)) for image in row.images)) for row in rows
             ]
@@ -84,14 +117,24 @@ class Run:
         """The recipe's sampling settings with this stage's own seed."""
         return replace(self.recipe.sampling, seed=derive_seed(self.recipe.seed, stage), **changes)
 
+    @property
+    def prm(self) -> str:
+        """Where the trained PRM scores: from its folder, or on the servers that hold it."""
+        return self.recipe.launch.scorer or self.model_folder("prm")
+
     # Sampling, scoring and beam search: spread over the workers, resumable
 
-    def sample(self, stage: str, model: str, examples: Sequence[Example], config: SearchConfig) -> None:
-        """`stage/rollouts.jsonl`: a pool of rollouts for each example, by the model in this folder."""
+    def sample(
+        self, stage: str, model: str, examples: Sequence[Example], config: SearchConfig, steps: bool = True
+    ) -> None:
+        """`stage/rollouts.jsonl`: a pool of rollouts for each example, by the model in this folder.
+
+        `steps` is False for a model that has not learnt any.
+        """
 
         def work() -> Sequence[Path]:
             log = self.folder.log(f"{stage}/rollouts")
-            write_chunks(log, stage, examples, sample_chunk, lambda _: (model, config), self.workers)
+            write_chunks(log, stage, examples, sample_chunk, lambda _: (model, config, steps), self.workers)
             return [log.path]
 
         self.stage(f"{stage}/sample", work, model=model, sampling=asdict(config), count=len(examples))
@@ -102,11 +145,13 @@ class Run:
     def score(self, stage: str, pools: str, examples: Sequence[Example], scorer: Scorer) -> None:
         """`stage/scores.jsonl`: scores of the pools that stage `pools` wrote."""
 
+        placed = replace(scorer, model=self.prm) if scorer.kind == "prm" else scorer
+
         def work() -> Sequence[Path]:
             log = self.folder.log(f"{stage}/scores")
             found = {e.id: pool for e, pool in zip(examples, self.pools(pools, examples), strict=True)}
             write_chunks(
-                log, stage, examples, score_chunk, lambda chunk: ([found[e.id] for e in chunk], scorer), self.workers
+                log, stage, examples, score_chunk, lambda chunk: ([found[e.id] for e in chunk], placed), self.workers
             )
             return [log.path]
 
@@ -120,8 +165,7 @@ class Run:
 
         def work() -> Sequence[Path]:
             log = self.folder.log(f"{stage}/results")
-            prm = self.model_folder("prm")
-            write_chunks(log, stage, examples, beam_chunk, lambda _: (model, prm, config), self.workers)
+            write_chunks(log, stage, examples, beam_chunk, lambda _: (model, self.prm, config), self.workers)
             return [log.path]
 
         self.stage(stage, work, model=model, config=asdict(config), count=len(examples))

@@ -12,15 +12,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from chainofstep.models.engine import Engine
-from chainofstep.models.prm import PRM
-from chainofstep.models.vlm import VLM, load_vlm
+from chainofstep.models.endpoint import endpoint_prm, endpoint_sampler, is_endpoint
 from chainofstep.problems.tasks.checker import check_steps
-from chainofstep.records import Example, Rollout, SamplingErrors, StepScorer, to_row
+from chainofstep.records import Example, Rollout, Sampler, SamplingErrors, StepScorer, to_row
 from chainofstep.scoring.adaptive import Adaptive
 from chainofstep.scoring.monte_carlo import MonteCarloScorer
 from chainofstep.scoring.oracle import OracleScorer
@@ -28,13 +24,19 @@ from chainofstep.scoring.pairs import OutcomeScorer
 from chainofstep.scoring.path_score import score_pools
 from chainofstep.search import METHODS, SearchConfig, sample_pools
 
+if TYPE_CHECKING:
+    from chainofstep.models.vlm import VLM
+
 Row = dict[str, Any]
 PRM_TOKENS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Which step scorer a chunk is scored with, in plain values. `model` is the PRM's, or Monte-Carlo's policy."""
+    """Which step scorer a chunk is scored with, in plain values.
+
+    `model` is the PRM's, or Monte-Carlo's policy: a folder, a hub id, or an endpoint as MODEL@URL.
+    """
 
     kind: Literal["checker", "outcome", "prm", "monte-carlo"]
     model: str = ""
@@ -48,10 +50,10 @@ class Scorer:
         if self.kind == "outcome":
             return OutcomeScorer()
         if self.kind == "prm":
-            return PRM(model(self.model), token_budget=PRM_TOKENS_AT_ONCE)
+            return prm(self.model)
         sampling = self.sampling
         return MonteCarloScorer(
-            Engine(model(self.model)),
+            sampler(self.model),
             sampling.n,
             sampling.temperature,
             sampling.top_p,
@@ -63,14 +65,41 @@ class Scorer:
 
 
 @lru_cache(maxsize=3)
-def model(folder: str) -> VLM:
+def model(folder: str) -> "VLM":
+    from chainofstep.models.vlm import load_vlm
+
     return load_vlm(folder)
 
 
-def sample_chunk(examples: Sequence[Example], folder: str, config: SearchConfig) -> list[Row]:
+def sampler(name: str, steps: bool = True) -> Sampler:
+    """The sampler of a model: its endpoint, or the engine over its weights. ValueError for one that cannot write steps,
+    unless it need not.
+    """
+    if is_endpoint(name):
+        return endpoint_sampler(name)
+    from chainofstep.models.checks import check_policy
+    from chainofstep.models.engine import Engine
+
+    if steps:
+        check_policy(model(name))
+    return Engine(model(name))
+
+
+def prm(name: str) -> StepScorer:
+    """The scorer of a process reward model: its endpoint, or its weights."""
+    if is_endpoint(name):
+        return endpoint_prm(name)
+    from chainofstep.models.checks import check_prm
+    from chainofstep.models.prm import PRM
+
+    check_prm(model(name))
+    return PRM(model(name), token_budget=PRM_TOKENS_AT_ONCE)
+
+
+def sample_chunk(examples: Sequence[Example], folder: str, config: SearchConfig, steps: bool = True) -> list[Row]:
     """One row {"rollouts"} for each example; none of them, and the "failure", where it could not be sampled."""
     try:
-        pools: Sequence[list[Rollout] | None] = sample_pools(examples, Engine(model(folder)), config)
+        pools: Sequence[list[Rollout] | None] = sample_pools(examples, sampler(folder, steps), config)
         failures: dict[int, str] = {}
     except SamplingErrors as error:
         pools, failures = error.results, error.failures
@@ -90,13 +119,14 @@ def score_chunk(examples: Sequence[Example], pools: Sequence[Sequence[Rollout]],
     return rows
 
 
-def beam_chunk(examples: Sequence[Example], folder: str, prm: str, config: SearchConfig) -> list[Row]:
+def beam_chunk(examples: Sequence[Example], folder: str, judge: str, config: SearchConfig) -> list[Row]:
     """One row with the fields of a SearchResult for each example."""
-    scorer = PRM(model(prm), token_budget=PRM_TOKENS_AT_ONCE)
-    return [asdict(result) for result in METHODS["step_beam"](examples, Engine(model(folder)), scorer, config)]
+    return [asdict(result) for result in METHODS["step_beam"](examples, sampler(folder), prm(judge), config)]
 
 
 def _start_worker(parent: int) -> None:
+    import torch
+
     torch.set_num_threads(1)
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 

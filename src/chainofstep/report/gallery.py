@@ -68,7 +68,10 @@ def gallery(chains: Sequence[ShownChain], folder: Path) -> Html:
         examples.setdefault(chain.row.example.id, []).append(chain)
     families = list(dict.fromkeys(family(chain.row.example) for chain in chains))
     cards = [_card(own, folder) for own in examples.values()]
-    return element("div", _filter_bar(families), _legend(), element("div", cards, class_="cards"), id="gallery-view")
+    known = any(chain.row.truth is not None for chain in chains)
+    return element(
+        "div", _filter_bar(families), _legend(known), element("div", cards, class_="cards"), id="gallery-view"
+    )
 
 
 def _filter_bar(families: Sequence[str]) -> Html:
@@ -92,10 +95,11 @@ def _buttons(group: str, label: str, choices: Iterable[tuple[str, str]]) -> Html
     return element("div", buttons, role="group", aria_label=label)
 
 
-def _legend() -> Html:
+def _legend(known: bool) -> Html:
+    """What colours mean and, where the truth of steps is known, its marks."""
     scale = element("span", class_="scale", aria_hidden="true")
     truths = ["The exact checker's truth: ", _truth(True), " right, ", _truth(False), " wrong."]
-    return element("p", "PRM score: 0 ", scale, " 1. ", truths, class_="legend aside")
+    return element("p", "PRM score: 0 ", scale, " 1. ", truths if known else None, class_="legend aside")
 
 
 def _card(chains: Sequence[ShownChain], folder: Path) -> Html:

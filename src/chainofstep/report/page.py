@@ -146,12 +146,13 @@ def _rounds(run: Run) -> Child:
 def _prm(run: Run) -> Child:
     results = run.results
     quality, caught = tables.prm_table(results.prm), tables.caught_table(results.prm_by_error)
+    checked = not results.prm or any(row.against == "checker" for row in results.prm)
     return [
         note("“Majority class” is what always saying the more frequent label would score.") if quality else None,
         quality or _missing("prm"),
         element("h3", "Wrong steps caught, by kind of error"),
         caught or _missing("prm_by_error"),
-        element("h3", "Calibration against the exact checker"),
+        element("h3", f"Calibration against {'the exact checker' if checked else 'Monte-Carlo labels'}"),
         _calibration(run),
     ]
 

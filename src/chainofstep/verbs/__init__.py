@@ -9,8 +9,8 @@ from chainofstep.verbs.build import EndpointSettings, build, build_config, judge
 from chainofstep.verbs.corpus import card, check_rows, export_rows, import_rows, mix, split, stats
 from chainofstep.verbs.data import Paired, annotate, pairs, sample
 from chainofstep.verbs.judge import judge, merge_scores
-from chainofstep.verbs.run import make_mini_base, problems, report, run_recipe
-from chainofstep.verbs.train import Trained, train_dpo, train_prm, train_sft
+from chainofstep.verbs.run import make_mini_base, problems, recipe_lines, recipes, report, run_recipe
+from chainofstep.verbs.train import Trained, convert, push, train_dpo, train_grpo, train_prm, train_sft
 
 __all__ = [
     "EndpointSettings",
@@ -23,6 +23,7 @@ __all__ = [
     "build_config",
     "card",
     "check_rows",
+    "convert",
     "evaluate",
     "export_rows",
     "import_rows",
@@ -33,6 +34,9 @@ __all__ = [
     "mix",
     "pairs",
     "problems",
+    "push",
+    "recipe_lines",
+    "recipes",
     "report",
     "run_models",
     "run_recipe",
@@ -40,6 +44,7 @@ __all__ = [
     "split",
     "stats",
     "train_dpo",
+    "train_grpo",
     "train_prm",
     "train_sft",
 ]

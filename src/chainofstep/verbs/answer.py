@@ -1,13 +1,15 @@
 """Answering questions by a search method: many, graded, or one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chainofstep.evaluate import Tally, by_group, grade_results, tally
+from chainofstep.models.endpoint import is_endpoint
 from chainofstep.pipeline.rows import write_chunks
-from chainofstep.records import Example, from_row
+from chainofstep.pipeline.spread import HERE, Spread
+from chainofstep.records import Example, SamplingErrors, from_row
 from chainofstep.search import BY_SCORE, METHODS, Cost, SearchConfig, SearchResult
 from chainofstep.settings import resolved
 from chainofstep.store import file_hash
@@ -28,7 +30,13 @@ class Evaluation:
 
 
 def evaluate(
-    model: str, examples: Path, out: Path, method: str, config: SearchConfig, prm: str | None = None
+    model: str,
+    examples: Path,
+    out: Path,
+    method: str,
+    config: SearchConfig,
+    prm: str | None = None,
+    spread: Spread = HERE,
 ) -> Evaluation:
     """Answer each example by a search method and grade it. One row an example: its id, outcome and SearchResult.
 
@@ -40,7 +48,8 @@ def evaluate(
     made_from: dict[str, Any] = {"examples": file_hash(examples), "model": fingerprint(model), "method": method}
     made_from |= {"prm": prm and fingerprint(prm), "search": resolved(config)}
     log = claim(out, made_from)
-    write_chunks(log, method, read, evaluate_chunk, lambda _: (model, method, config, prm))
+    with spread.start() as workers:
+        write_chunks(log, method, read, evaluate_chunk, lambda _: (model, method, config, prm), workers)
     rows = {row.pop("id"): row for row in log.rows()}
     for row in rows.values():
         del row["outcome"]
@@ -67,19 +76,45 @@ def evaluate_chunk(
     examples: Sequence[Example], model: str, method: str, config: SearchConfig, prm: str | None
 ) -> list[dict[str, Any]]:
     """One row {"outcome", and the fields of a SearchResult} for each example; what cannot be encoded has failed."""
-    from chainofstep.models.engine import Engine
-    from chainofstep.pipeline.workers import Scorer
-    from chainofstep.pipeline.workers import model as loaded
+    from chainofstep.pipeline.workers import prm as scorer_of
+    from chainofstep.pipeline.workers import sampler
 
-    vlm = loaded(model)
-    problem = {example.id: _encoding_problem(vlm, example, config.max_tokens) for example in examples}
+    problem = _problems(model, examples, config.max_tokens)
     fine = [example for example in examples if not problem[example.id]]
-    scorer = Scorer("prm", prm).build() if prm else None
-    found = {result.example_id: result for result in METHODS[method](fine, Engine(vlm), scorer, config)}
-    nothing = SearchResult("", None, "", None, None, Cost())
-    results = [found.get(e.id) or replace(nothing, example_id=e.id, failure=problem[e.id]) for e in examples]
+    scorer = scorer_of(prm) if prm else None
+
+    def answers(asked: Sequence[Example]) -> list[SearchResult]:
+        return METHODS[method](asked, sampler(model), scorer, config)
+
+    found = {result.example_id: result for result in _answered(fine, answers)}
+    results = [found.get(example.id) or _failed(example.id, problem[example.id]) for example in examples]
     outcomes = grade_results(examples, results)
     return [{"outcome": outcome} | asdict(result) for outcome, result in zip(outcomes, results, strict=True)]
+
+
+def _answered(
+    examples: Sequence[Example], answers: Callable[[Sequence[Example]], list[SearchResult]]
+) -> list[SearchResult]:
+    """A result for each example; those that the sampler could not meet have failed, and the others go on without."""
+    try:
+        return answers(examples) if examples else []
+    except SamplingErrors as error:
+        reasons = {error.ids[number]: reason for number, reason in error.failures.items()}
+    failed = [_failed(example.id, reasons[example.id]) for example in examples if example.id in reasons]
+    return failed + _answered([example for example in examples if example.id not in reasons], answers)
+
+
+def _failed(example_id: str, reason: str) -> SearchResult:
+    return SearchResult(example_id, None, "", None, None, Cost(), failure=reason)
+
+
+def _problems(model: str, examples: Sequence[Example], max_tokens: int) -> dict[str, str]:
+    """By example, why the model cannot be asked it; "" if it can, or if only its endpoint will know."""
+    if is_endpoint(model):
+        return dict.fromkeys((example.id for example in examples), "")
+    from chainofstep.pipeline.workers import model as loaded
+
+    return {example.id: _encoding_problem(loaded(model), example, max_tokens) for example in examples}
 
 
 def _encoding_problem(vlm: "VLM", example: Example, max_tokens: int) -> str:
@@ -112,12 +147,11 @@ def ask(
     answering = [name for name in METHODS if name != "pass_at_n"]  # that one looks at the gold answer
     _needed_prm(choose(method, answering, "method"), prm)
     example = Example("question", question, (str(existing(picture)),), "", "word")
-    from chainofstep.models.engine import Engine
-    from chainofstep.models.prm import PRM
-    from chainofstep.models.vlm import load_vlm
+    from chainofstep.pipeline.workers import prm as scorer_of
+    from chainofstep.pipeline.workers import sampler
 
-    scorer = PRM(load_vlm(model_path(prm))) if prm else None
-    result = METHODS[method]([example], Engine(load_vlm(model_path(model))), scorer, config)[0]
+    scorer = scorer_of(model_path(prm)) if prm else None
+    result = METHODS[method]([example], sampler(model_path(model)), scorer, config)[0]
     if scorer is None or result.chain is None or result.scores is not None:
         return result
     return replace(result, scores=scorer.score([(example, result.chain)])[0])

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chainofstep.pipeline.asking import Pools
 from chainofstep.pipeline.rows import write_chunks
+from chainofstep.pipeline.spread import HERE, Spread
 from chainofstep.records import Pair, to_row
 from chainofstep.scoring.pairs import PairRule, choose_pairs
 from chainofstep.search import SearchConfig
@@ -15,10 +17,11 @@ from chainofstep.verbs.files import (
     choose,
     claim,
     fingerprint,
-    kind_of,
+    kinds_of,
     read_examples,
     read_pools,
     read_scores,
+    with_rows,
     write_lines,
 )
 
@@ -26,7 +29,7 @@ SCORERS = ("checker", "monte-carlo", "judge", "prm", "outcome")
 MONTE_CARLO = SearchConfig()
 
 
-def sample(model: str, examples: Path, out: Path, config: SearchConfig) -> Counter[str]:
+def sample(model: str, examples: Path, out: Path, config: SearchConfig, spread: Spread = HERE) -> Counter[str]:
     """Append `config.n` rollouts for each example that has none yet: {"id", "rollouts"}, and the "failure" where an
     example cannot be sampled (its picture is gone). How many were sampled, or why not.
     """
@@ -35,7 +38,8 @@ def sample(model: str, examples: Path, out: Path, config: SearchConfig) -> Count
     log = claim(out, made_from)
     from chainofstep.pipeline.workers import sample_chunk
 
-    write_chunks(log, "sample", read, sample_chunk, lambda _: (model, config))
+    with spread.start() as workers:
+        write_chunks(log, "sample", read, sample_chunk, lambda _: (model, config), workers)
     wanted = {example.id for example in read}
     failures = [row["failure"] for row in log.rows() if row["id"] in wanted and "failure" in row]
     return Counter(
@@ -52,6 +56,7 @@ def annotate(
     sampling: SearchConfig = MONTE_CARLO,
     hard_threshold: float | None = None,
     adaptive: bool = False,
+    spread: Spread = HERE,
 ) -> Counter[str]:
     """Append step scores for each example's rollouts: {"id", "scores"}. How many were scored, or why not.
 
@@ -65,7 +70,7 @@ def annotate(
     if scorer in ("prm", "monte-carlo") and not model:
         raise ValueError(f"scorer {scorer} has no model; give its folder with --model")
     read = read_examples(examples)
-    pools = {e.id: pool for e, pool in zip(read, read_pools(rollouts, read), strict=True)}
+    pools = Pools(with_rows(rollouts, "rollouts", read).path)
     made_from: dict[str, Any] = {"examples": file_hash(examples), "rollouts": file_hash(rollouts), "scorer": scorer}
     if model:
         made_from |= {"model": fingerprint(model), "sampling": resolved(sampling), "hard_threshold": hard_threshold}
@@ -75,9 +80,11 @@ def annotate(
     from chainofstep.pipeline.workers import Scorer, score_chunk
 
     built = Scorer(scorer, model, sampling, hard_threshold, adaptive)  # type: ignore[arg-type]  # chosen above
-    write_chunks(log, "annotate", read, score_chunk, lambda chunk: ([pools[e.id] for e in chunk], built))
-    scores = read_scores(out, read, list(pools.values()))
-    return Counter(kind_of(scored) for pool in scores for scored in pool)
+    with spread.start() as workers:
+        write_chunks(
+            log, "annotate", read, score_chunk, lambda chunk: (list(pools.read([e.id for e in chunk])), built), workers
+        )
+    return kinds_of(out, [example.id for example in read])
 
 
 @dataclass(frozen=True)

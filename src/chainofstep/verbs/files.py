@@ -4,13 +4,15 @@ import difflib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from chainofstep.models.endpoint import is_endpoint
 from chainofstep.pipeline import rows
 from chainofstep.records import Example, Rollout, Scored, StepScores
+from chainofstep.row_index import RowIndex
 from chainofstep.settings import difference
 from chainofstep.store import Log, file_hash, read_json, read_records, read_rows, write_json, write_text
 
@@ -56,7 +58,7 @@ def existing(path: Path) -> Path:
     return path
 
 
-def _log_with(path: Path, key: str, examples: Sequence[Example]) -> Log:
+def with_rows(path: Path, key: str, examples: Sequence[Example]) -> Log:
     """The log at `path`, once every example has a row with `key` in it."""
     ids = set()
     for number, row in read_rows(existing(path)):
@@ -75,12 +77,12 @@ def _log_with(path: Path, key: str, examples: Sequence[Example]) -> Log:
 
 def read_pools(path: Path, examples: Sequence[Example]) -> list[list[Rollout]]:
     """Each example's rollouts, as `sample` wrote them."""
-    return rows.read_pools(_log_with(path, "rollouts", examples), examples)
+    return rows.read_pools(with_rows(path, "rollouts", examples), examples)
 
 
 def read_scores(path: Path, examples: Sequence[Example], pools: Sequence[Sequence[Rollout]]) -> list[list[Scored]]:
     """Each rollout's scores, as `annotate` wrote them."""
-    scores = rows.read_scores(_log_with(path, "scores", examples), examples)
+    scores = rows.read_scores(with_rows(path, "scores", examples), examples)
     for example, pool, scored in zip(examples, pools, scores, strict=True):
         if len(pool) != len(scored):
             raise ValueError(
@@ -104,13 +106,28 @@ def claim(out: Path, made_from: Mapping[str, Any]) -> Log:
     return Log(out)
 
 
+def scored_pools(path: Path, names: Sequence[str]) -> Iterator[list[Scored]]:
+    """Each named example's scores, as `annotate` or `judge` wrote them, one example at a time."""
+    for row in RowIndex(path).rows(list(names)):
+        if not isinstance(row.get("scores"), list):
+            raise ValueError(f"{path}: no 'scores' in the row of {row['id']}; give what `cos annotate` wrote")
+        yield [rows.read_scored(entry) for entry in row["scores"]]
+
+
+def kinds_of(path: Path, names: Sequence[str]) -> Counter[str]:
+    """How many rollouts of these examples have scores in the file, or why not."""
+    return Counter(kind_of(scored) for pool in scored_pools(path, names) for scored in pool)
+
+
 def kind_of(scored: Scored) -> str:
     """`scored`, or what kind of failure it is."""
     return "scored" if isinstance(scored, StepScores) else scored.reason.partition(":")[0]
 
 
 def model_path(model: str) -> str:
-    """A model's folder or hub id; `ValueError` for a folder that does not exist."""
+    """A model's folder, hub id or endpoint; `ValueError` for a folder that does not exist."""
+    if is_endpoint(model):
+        return model
     path = Path(model)
     # A hub id has one slash; where its first part is a folder here, the path was meant.
     if not path.is_dir() and (model.count("/") != 1 or path.is_absolute() or path.parent.is_dir()):
@@ -119,7 +136,9 @@ def model_path(model: str) -> str:
 
 
 def fingerprint(model: str) -> str:
-    """What a model's outputs depend on: the hash of its weights, or its hub id."""
+    """What a model's outputs depend on: the hash of its weights, its hub id, or its name at an endpoint."""
+    if is_endpoint(model):
+        return f"{model.partition('@')[0]}@endpoint"  # servers may move
     weights = sorted(Path(model_path(model)).glob("*.safetensors"))
     return hashlib.sha256("".join(map(file_hash, weights)).encode()).hexdigest() if weights else model
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from chainofstep.llm import Endpoint
 from chainofstep.pipeline.asking import (
@@ -18,13 +18,12 @@ from chainofstep.pipeline.asking import (
     read_answers,
     text_settings,
 )
-from chainofstep.pipeline.rows import read_scored
-from chainofstep.records import Scored, to_row
+from chainofstep.records import to_row
 from chainofstep.row_index import RowIndex
 from chainofstep.scoring.judge import Neutral, prompt_hash
 from chainofstep.scoring.merge import Agreement, Rule, agreement_of, merge
 from chainofstep.store import Log, file_hash
-from chainofstep.verbs.files import choose, claim, existing, kind_of, locate_pictures, write_lines
+from chainofstep.verbs.files import choose, claim, existing, kinds_of, locate_pictures, scored_pools, write_lines
 
 
 def judge(
@@ -58,7 +57,7 @@ def judge(
     for example, pool, found in zip(read.read(missing), pools.read(missing), answers, strict=True):
         scored = judged_scores(example, pool, found, votes, rule)
         log.append({"id": example.id, "scores": [to_row(scores) for scores in scored]})
-    return Counter(kind_of(scored) for pool in _scores(log.path, names) for scored in pool)
+    return kinds_of(log.path, names)
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def merge_scores(files: Sequence[Path], out: Path, rule: Rule, weights: Sequence
     names = list(RowIndex(existing(files[0])))
     agreements = {pair: Agreement() for pair in combinations(files, 2)}
     rows = []
-    for name, *sources in zip(names, *(_scores(existing(path), names) for path in files), strict=True):
+    for name, *sources in zip(names, *(scored_pools(existing(path), names) for path in files), strict=True):
         if len(set(map(len, sources))) > 1:
             raise ValueError(
                 f"{name}: {' and '.join(str(len(pool)) for pool in sources)} scores; annotate the same rollouts"
@@ -98,14 +97,4 @@ def merge_scores(files: Sequence[Path], out: Path, rule: Rule, weights: Sequence
                 agreements[first, second] += agreement_of(*pair)
         rows.append({"id": name, "scores": [to_row(scored) for scored in merged]})
     write_lines(out, rows)
-    return Merged(Counter(kind_of(scored) for pool in _scores(out, names) for scored in pool), agreements)
-
-
-def _scores(path: Path, names: Sequence[str]) -> "list[list[Scored]]":
-    return [[read_scored(entry) for entry in _field(path, row)] for row in RowIndex(path).rows(list(names))]
-
-
-def _field(path: Path, row: dict[str, Any]) -> list[Any]:
-    if not isinstance(row.get("scores"), list):
-        raise ValueError(f"{path}: no 'scores' in the row of {row['id']}; give what `cos annotate` wrote")
-    return list(row["scores"])
+    return Merged(kinds_of(out, names), agreements)

@@ -1,7 +1,8 @@
-"""What `cos eval` and `cos ask` print."""
+"""What `cos eval`, `cos ask` and others print."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,6 +16,9 @@ from chainofstep.report.wording import interval, percent
 from chainofstep.scoring.merge import Agreement
 from chainofstep.search import Cost, SearchResult
 from chainofstep.verbs.answer import Evaluation
+
+if TYPE_CHECKING:
+    from chainofstep.pipeline.recipe import Recipe
 
 
 def accuracies(title: str, found: Evaluation) -> Table:
@@ -108,3 +112,14 @@ def agreement_table(files: tuple[Path, Path], agreement: Agreement) -> Table:
         f"{agreement.unmatched:,} rollouts that one of them could not score" if agreement.unmatched else None
     )
     return table
+
+
+def recipe_list(recipes: Mapping[str, tuple["Recipe", str]]) -> Text:
+    """Recipes by name: what each is for, and the models it starts from."""
+    text = Text()
+    for name, (recipe, purpose) in recipes.items():
+        policy = recipe.policy or "the shipped small model"
+        judge = "" if recipe.backbone in ("", recipe.policy) else f", PRM from {recipe.backbone}"
+        text.append(f"{name}\n", style="bold")
+        text.append(f"  {purpose}\n").append(f"  {policy}{judge}\n", style="dim")
+    return text

@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 from chainofstep.problems.tasks.build import KINDS, TRAINED, write_problems
 from chainofstep.problems.tasks.problem import Split
 from chainofstep.records import to_row
-from chainofstep.settings import apply_overrides
+from chainofstep.settings import apply_overrides, written
 from chainofstep.verbs.files import choose, write_lines
+
+if TYPE_CHECKING:
+    from chainofstep.pipeline.recipe import Recipe
 
 MINI_BASE = "mini-base"
 
@@ -23,6 +26,21 @@ def run_recipe(name: str, out: Path, seed: int = 0, overrides: Sequence[str] = (
     recipe = apply_overrides(RECIPES[choose(name, [*RECIPES, MINI_BASE], "recipe")](seed), overrides)
     with Run(replace(recipe, base="scratch") if from_scratch else recipe, out) as run:
         return run_stages(run)
+
+
+def recipes() -> dict[str, tuple["Recipe", str]]:
+    """Every recipe by its name, and what it is for in a line."""
+    from chainofstep.recipes import RECIPES
+
+    return {name: (recipe(0), (recipe.__doc__ or "").partition("\n")[0]) for name, recipe in RECIPES.items()}
+
+
+def recipe_lines(name: str, seed: int = 0, overrides: Sequence[str] = ()) -> list[str]:
+    """All settings of a recipe as KEY=VALUE, as `--set` takes them."""
+    from chainofstep.recipes import RECIPES
+
+    recipe = apply_overrides(RECIPES[choose(name, RECIPES, "recipe")](seed), overrides)
+    return [f"{key}={value}" for key, value in written(recipe)]
 
 
 def make_mini_base(out: Path, seed: int = 0, overrides: Sequence[str] = ()) -> Path:

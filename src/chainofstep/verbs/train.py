@@ -1,4 +1,7 @@
-"""Training from files: SFT, the process reward model, DPO."""
+"""Training from files: SFT, the process reward model, DPO, GRPO.
+
+Each of these may run in several processes at once, started by `accelerate launch -m chainofstep train ...`.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chainofstep.chain import REASONING_TOKENS, render
+from chainofstep.models.endpoint import is_endpoint
 from chainofstep.problems.formats import labelled
 from chainofstep.records import Pair, ScoreFailure, StepRow
 from chainofstep.settings import apply_overrides
@@ -15,11 +19,15 @@ from chainofstep.verbs.files import existing, model_path, read_examples, read_po
 
 if TYPE_CHECKING:
     from chainofstep.models.vlm import VLM
+    from chainofstep.training.common import TrainConfig
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Where the model is, and how many rows it was trained on or had to leave out."""
+    """Where the model is, and how many rows it was trained on or had to leave out.
+
+    Of several processes that train together the first says it, and the others None.
+    """
 
     folder: Path
     rows: int
@@ -32,13 +40,27 @@ def _other_folder(out: Path, *models: str) -> Path:
     return out
 
 
-def _load(model: str) -> "VLM":
-    from chainofstep.models.vlm import load_vlm
+def _load(model: str, config: "TrainConfig") -> "VLM":
+    from chainofstep.training.loading import load_for_training
 
-    return load_vlm(model_path(model))
+    return load_for_training(_folder(model), config)
 
 
-def train_sft(model: str, examples: Path, out: Path, overrides: Sequence[str] = ()) -> Trained:
+def _folder(model: str) -> str:
+    """A model whose weights can be read; an endpoint's cannot."""
+    if is_endpoint(model):
+        raise ValueError(f"{model} is an endpoint, and training needs the weights; give the model's folder or hub id")
+    return model_path(model)
+
+
+def _leads() -> bool:
+    """Whether this process is the first of its launch, which prints."""
+    from chainofstep.training.distributed import rank
+
+    return rank() == 0
+
+
+def train_sft(model: str, examples: Path, out: Path, overrides: Sequence[str] = ()) -> Trained | None:
     """Fine-tune on the gold chains of the examples (paper A2). Missing step tokens are added."""
     from chainofstep.models.vlm import add_step_tokens
     from chainofstep.training.sft import SftConfig, SftRow
@@ -47,15 +69,15 @@ def train_sft(model: str, examples: Path, out: Path, overrides: Sequence[str] = 
     config = apply_overrides(SftConfig(), overrides)
     read = read_examples(examples)
     rows = [SftRow(example, render(example.chain)) for example in read if example.chain is not None]
-    vlm = _load(model)
+    vlm = _load(model, config)
     add_step_tokens(vlm, REASONING_TOKENS)
     train(vlm, rows, config, _other_folder(out, model))
-    return Trained(out, len(rows), Counter({"no gold chain": len(read) - len(rows)}))
+    return Trained(out, len(rows), Counter({"no gold chain": len(read) - len(rows)})) if _leads() else None
 
 
 def train_prm(
     backbone: str, examples: Path, rollouts: Path, scores: Path, out: Path, overrides: Sequence[str] = ()
-) -> Trained:
+) -> Trained | None:
     """Train a process reward model on scored rollouts (paper A4). Missing step and PRM tokens are added."""
     from chainofstep.models.vlm import add_step_tokens
     from chainofstep.training.prm import PrmConfig, PrmRow
@@ -76,15 +98,15 @@ def train_prm(
                 left_out[str(error).partition(":")[0]] += 1
             else:
                 rows.append(PrmRow(example, chain, known.steps, known.answer))
-    vlm = _load(backbone)
+    vlm = _load(backbone, config)
     add_step_tokens(vlm)
     train(vlm, rows, config, _other_folder(out, backbone))
-    return Trained(out, len(rows), left_out)
+    return Trained(out, len(rows), left_out) if _leads() else None
 
 
 def train_dpo(
     model: str, examples: Path, pairs: Path, reference: str, out: Path, overrides: Sequence[str] = ()
-) -> Trained:
+) -> Trained | None:
     """A round of DPO on preference pairs, against the frozen reference (paper A6: the SFT model, in every round)."""
     from chainofstep.training.dpo import DpoConfig
     from chainofstep.training.dpo import train_dpo as train
@@ -96,5 +118,35 @@ def train_dpo(
         if pair.example_id not in by_id:
             raise ValueError(f"{pairs} has a pair for {pair.example_id}, which {examples} lacks; give its examples")
     rows = [(by_id[pair.example_id], pair) for pair in read]
-    train(_load(model), _load(reference), rows, config, _other_folder(out, model, reference))
-    return Trained(out, len(rows))
+    if not reference and not config.lora.rank:
+        raise ValueError("no --reference for full weights; give the SFT model that the policy comes from")
+    frozen = _load(reference, config) if reference else None
+    train(_load(model, config), frozen, rows, config, _other_folder(out, model, reference))
+    return Trained(out, len(rows)) if _leads() else None
+
+
+def train_grpo(model: str, examples: Path, prm: str, out: Path, overrides: Sequence[str] = ()) -> Trained | None:
+    """GRPO on rewards of the policy's own rollouts: a PRM's path scores, or right answers without one (paper A7)."""
+    from chainofstep.pipeline.workers import prm as scorer
+    from chainofstep.training.grpo import GrpoConfig
+    from chainofstep.training.grpo import train_grpo as train
+
+    config = apply_overrides(GrpoConfig(), overrides)
+    read = read_examples(examples)
+    judge = scorer(model_path(prm)) if prm else None
+    train(_load(model, config), read, judge, config, _other_folder(out, model, prm))
+    return Trained(out, len(read)) if _leads() else None
+
+
+def convert(folder: Path, out: Path, tokenizer: str = "") -> Path:
+    """Weights in InternVL's own format (the authors' checkpoints too) as transformers' classes read them."""
+    from chainofstep.models.conversion import convert_internvl
+
+    return convert_internvl(folder, out, tokenizer or None)
+
+
+def push(folder: Path, repo: str, public: bool = False) -> str:
+    """Upload a trained model to the hub; the address of the commit."""
+    from chainofstep.training.model_card import push as upload
+
+    return upload(folder, repo, private=not public)

@@ -1,0 +1,52 @@
+"""Trainings of a run in several processes: what one process gives, and one line when they fail."""
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("torch")
+from safetensors.torch import load_file
+
+from chainofstep.models.tiny import POLICY, build_tiny
+from chainofstep.models.vlm import save_vlm
+from chainofstep.pipeline.recipe import Launch, Problems, Recipe, Rounds
+from chainofstep.pipeline.run import Run
+from chainofstep.pipeline.sets import make_sets
+from chainofstep.training.sft import SftConfig
+
+RECIPE = Recipe(
+    "small",
+    threads=1,
+    problems=Problems(sft=16, labels=1, dpo=1, test=1, held_out=1),
+    sft=SftConfig(batch_size=8, forward_rows=4, learning_rate=1e-3),
+    rounds=Rounds(0, 0),
+)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return str(save_vlm(build_tiny(POLICY, seed=0), tmp_path_factory.mktemp("policy")))
+
+
+def trained(recipe, out):
+    with Run(recipe, out) as run:
+        make_sets(run)
+        run.train("sft")
+    return load_file(out / "models" / "sft" / "model.safetensors")
+
+
+def test_two_launched_processes_train_as_one(tmp_path, policy):
+    recipe = replace(RECIPE, policy=policy)
+    alone = trained(recipe, tmp_path / "one")
+    together = trained(replace(recipe, launch=Launch(processes=2)), tmp_path / "two")
+    before = load_file(f"{policy}/model.safetensors")
+    assert alone.keys() == together.keys()
+    assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 1e-3
+    moved = [name for name in alone if alone[name].shape == before[name].shape]
+    assert max(float((alone[name] - before[name]).abs().max()) for name in moved) > 1e-3  # so the bound says something
+
+
+def test_processes_that_fail_are_one_line(tmp_path, policy):
+    recipe = replace(RECIPE, policy=policy, launch=Launch(processes=2, command="python -c 'exit(3)'"))
+    with pytest.raises(ValueError, match="stage sft: 2 processes ended with code 3, the reason stands above"):
+        trained(recipe, tmp_path / "run")
