@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -352,6 +353,9 @@ def test_a_missing_picture_does_not_stop_the_others(model, problem_file, tmp_pat
     shown = cos("sample", model, examples, "--out", out, "-n", 2, "--max-tokens", 6)
     assert "3 examples with 2 rollouts each" in shown and "not sampled: 1 (such as " in shown and "gone.png" in shown
     assert [len(row["rollouts"]) for row in rows(out)] == [2, 2, 2, 0]
+    shutil.copy(read_examples(problem_file)[3].images[0], tmp_path / "gone.png")
+    assert "4 examples with 2 rollouts each" in cos("sample", model, examples, "--out", out, "-n", 2, "--max-tokens", 6)
+    assert [len(row["rollouts"]) for row in rows(out)] == [2, 2, 2, 2]
 
 
 def test_adaptive_labels_spend_less(model, problem_file, tmp_path):

@@ -445,3 +445,14 @@ def test_the_benchmark_of_a_whole_corpus_runs():
 
 def _runs(number):
     return os.path.exists(f"/proc/{number}") and "Z" not in Path(f"/proc/{number}/stat").read_text().split()[2]
+
+
+def test_a_file_of_examples_is_the_projects_own(tmp_path):
+    example = {"id": "q", "question": "How many?", "images": [], "answer": "2", "answer_kind": "number"}
+    step = {"name": "Count", "thought": "One, two.", "reflection": "Two."}
+    rows = [example, {**example, "id": "r", "chain": {"steps": [step], "answer": "2"}}]
+    path = tmp_path / "any.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bare, taught = read_steps(path)
+    assert (bare.example.id, bare.text) == ("q", None)
+    assert taught.chain == taught.example.chain and taught.chain.answer == "2"

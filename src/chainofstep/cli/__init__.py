@@ -17,10 +17,10 @@ from chainofstep.cli.common import (
     Judges,
     KeyVariable,
     MaxTokens,
-    Model,
     N,
     OutFile,
     OutFolder,
+    Policy,
     Price,
     Ray,
     RequestsPerMinute,
@@ -116,7 +116,7 @@ command(app, "push", "cos push runs/mini/models/sft alice/steps-mini")(push_comm
 
 @command(app, "sample", "cos sample models/sft data/examples.jsonl --out rollouts.jsonl -n 16 --seed 0")
 def sample_command(
-    model: Model,
+    model: Policy,
     examples: Examples,
     out: OutFile,
     n: N = 16,
@@ -134,8 +134,11 @@ def sample_command(
 
     config = SearchConfig(n=n, temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
     kinds = verbs.sample(model, examples, out, config, spread_of(workers, ray, gpus_each))
-    typer.echo(f"{kinds.pop('sampled', 0)} examples with {n} rollouts each in {out}")
+    sampled = kinds.pop("sampled", 0)
+    typer.echo(f"{sampled} examples with {n} rollouts each in {out}")
     left_out("not sampled", kinds)
+    if not sampled:
+        raise typer.Exit(1)
 
 
 @command(
@@ -146,7 +149,7 @@ def annotate_command(
     rollouts: Rollouts,
     out: OutFile,
     scorer: Annotated[str, typer.Option(help="checker, monte-carlo, judge, prm or outcome.", show_default=False)],
-    model: Annotated[str, typer.Option(help="The PRM, or the policy that Monte-Carlo goes on with.")] = "",
+    model: Annotated[str, typer.Option(help="The PRM, or Monte-Carlo's policy; MODEL@URL is a server.")] = "",
     n: Annotated[int, typer.Option("-n", help="Monte-Carlo: continuations of each step.")] = 16,
     max_tokens: MaxTokens = 256,
     seed: Seed = 0,
@@ -215,7 +218,7 @@ def pairs_command(
     app, "eval", "cos eval models/sft examples.jsonl --method best_of_n -n 16 --prm models/prm --out results.jsonl"
 )
 def eval_command(
-    model: Model,
+    model: Policy,
     examples: Examples,
     out: OutFile,
     method: Annotated[str, typer.Option(help=f"{METHOD_NAMES} (or beam), or pass_at_n, the ceiling.")] = "greedy",

@@ -17,7 +17,11 @@ BAD_INPUT, STOPPED = 2, 130  # exit codes; typer's own for a wrong option is 2 t
 Examples = Annotated[Path, typer.Argument(metavar="EXAMPLES.jsonl", help="One example a row.", show_default=False)]
 Rollouts = Annotated[Path, typer.Argument(metavar="ROLLOUTS.jsonl", help="From `cos sample`.", show_default=False)]
 Scores = Annotated[Path, typer.Argument(metavar="SCORES.jsonl", help="From `cos annotate`.", show_default=False)]
-Model = Annotated[str, typer.Argument(help="A model's folder, or hub id.", show_default=False)]
+Model = Annotated[str, typer.Argument(help="A model's folder or hub id.", show_default=False)]
+Policy = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A folder, hub id, or MODEL@URL,URL of servers.", show_default=False),
+]
 OutFile = Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="The file to write.", show_default=False)]
 OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write.", show_default=False)]
 Settings = Annotated[

@@ -3,6 +3,8 @@
 A chunk is a fixed slice of the examples, sampled or scored in one call, so a resumed stage makes the same rows.
 """
 
+import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -72,6 +74,19 @@ def _result(future: "Future[list[Row]]") -> list[Row]:
             "a worker process was killed (out of memory?); give the same command again, it goes on from the rows that "
             "are written, with fewer workers or with --ray local, which replaces them"
         ) from None
+
+
+def forget_failures(log: Log) -> int:
+    """Take rows that only say why they could not be made out of a log, so that they are tried again; how many."""
+    failed = sum(bool(row.get("failure")) for row in log.rows())
+    if failed:
+        whole = log.path.with_name(f".{log.path.name}.tmp")
+        with whole.open("w", encoding="utf-8") as file:
+            for row in log.rows():
+                if not row.get("failure"):
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        os.replace(whole, log.path)
+    return failed
 
 
 def read_pools(log: Log, examples: Sequence[Example]) -> list[list[Rollout]]:

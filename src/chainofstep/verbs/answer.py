@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from chainofstep.evaluate import Tally, by_group, grade_results, tally
 from chainofstep.models.endpoint import is_endpoint
-from chainofstep.pipeline.rows import write_chunks
+from chainofstep.pipeline.rows import forget_failures, write_chunks
 from chainofstep.pipeline.spread import HERE, Spread
 from chainofstep.records import Example, SamplingErrors, from_row
 from chainofstep.search import BY_SCORE, METHODS, Cost, SearchConfig, SearchResult
@@ -40,7 +40,8 @@ def evaluate(
 ) -> Evaluation:
     """Answer each example by a search method and grade it. One row an example: its id, outcome and SearchResult.
 
-    Outcomes are counted from the stored texts, so a finished file is regraded without its model being loaded.
+    Outcomes are counted from the stored texts, so a finished file is regraded without its model being loaded; examples
+    that failed are tried again.
     """
     method = full_name(method)
     prm = _needed_prm(choose(method, METHODS, "method"), prm)
@@ -48,6 +49,7 @@ def evaluate(
     made_from: dict[str, Any] = {"examples": file_hash(examples), "model": fingerprint(model), "method": method}
     made_from |= {"prm": prm and fingerprint(prm), "search": resolved(config)}
     log = claim(out, made_from)
+    forget_failures(log)
     with spread.start() as workers:
         write_chunks(log, method, read, evaluate_chunk, lambda _: (model, method, config, prm), workers)
     rows = {row.pop("id"): row for row in log.rows()}

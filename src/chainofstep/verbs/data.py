@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chainofstep.pipeline.asking import Pools
-from chainofstep.pipeline.rows import write_chunks
+from chainofstep.pipeline.rows import forget_failures, write_chunks
 from chainofstep.pipeline.spread import HERE, Spread
 from chainofstep.records import Pair, to_row
 from chainofstep.scoring.pairs import PairRule, choose_pairs
@@ -31,11 +31,12 @@ MONTE_CARLO = SearchConfig()
 
 def sample(model: str, examples: Path, out: Path, config: SearchConfig, spread: Spread = HERE) -> Counter[str]:
     """Append `config.n` rollouts for each example that has none yet: {"id", "rollouts"}, and the "failure" where an
-    example cannot be sampled (its picture is gone). How many were sampled, or why not.
+    example cannot be sampled (its picture is gone), which the next call tries again. How many were sampled, or why not.
     """
     read = read_examples(examples)
     made_from = {"examples": file_hash(examples), "model": fingerprint(model), "sampling": resolved(config)}
     log = claim(out, made_from)
+    forget_failures(log)
     from chainofstep.pipeline.workers import sample_chunk
 
     with spread.start() as workers:

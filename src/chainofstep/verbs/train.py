@@ -14,7 +14,7 @@ from chainofstep.models.endpoint import is_endpoint
 from chainofstep.problems.formats import labelled
 from chainofstep.records import Pair, ScoreFailure, StepRow
 from chainofstep.settings import apply_overrides
-from chainofstep.store import read_records
+from chainofstep.store import read_json, read_records
 from chainofstep.verbs.files import existing, model_path, read_examples, read_pools, read_scores
 
 if TYPE_CHECKING:
@@ -53,11 +53,15 @@ def _folder(model: str) -> str:
     return model_path(model)
 
 
-def _leads() -> bool:
-    """Whether this process is the first of its launch, which prints."""
+def _trained(out: Path, rows: int, left_out: Counter[str] | None = None) -> Trained | None:
+    """What the first process of a launch says; rows that were too long are none that it trained on."""
     from chainofstep.training.distributed import rank
 
-    return rank() == 0
+    if rank():
+        return None
+    listed = out / "left_out.json"
+    too_long = len(read_json(listed)) if listed.exists() else 0
+    return Trained(out, rows - too_long, Counter({"too long": too_long}) + (left_out or Counter()))
 
 
 def train_sft(model: str, examples: Path, out: Path, overrides: Sequence[str] = ()) -> Trained | None:
@@ -69,10 +73,10 @@ def train_sft(model: str, examples: Path, out: Path, overrides: Sequence[str] = 
     config = apply_overrides(SftConfig(), overrides)
     read = read_examples(examples)
     rows = [SftRow(example, render(example.chain)) for example in read if example.chain is not None]
-    vlm = _load(model, config)
+    folder, vlm = _other_folder(out, model), _load(model, config)
     add_step_tokens(vlm, REASONING_TOKENS)
-    train(vlm, rows, config, _other_folder(out, model))
-    return Trained(out, len(rows), Counter({"no gold chain": len(read) - len(rows)})) if _leads() else None
+    train(vlm, rows, config, folder)
+    return _trained(out, len(rows), Counter({"no gold chain": len(read) - len(rows)}))
 
 
 def train_prm(
@@ -98,10 +102,10 @@ def train_prm(
                 left_out[str(error).partition(":")[0]] += 1
             else:
                 rows.append(PrmRow(example, chain, known.steps, known.answer))
-    vlm = _load(backbone, config)
+    folder, vlm = _other_folder(out, backbone), _load(backbone, config)
     add_step_tokens(vlm)
-    train(vlm, rows, config, _other_folder(out, backbone))
-    return Trained(out, len(rows), left_out) if _leads() else None
+    train(vlm, rows, config, folder)
+    return _trained(out, len(rows), left_out)
 
 
 def train_dpo(
@@ -120,9 +124,10 @@ def train_dpo(
     rows = [(by_id[pair.example_id], pair) for pair in read]
     if not reference and not config.lora.rank:
         raise ValueError("no --reference for full weights; give the SFT model that the policy comes from")
+    folder = _other_folder(out, model, *([reference] if reference else []))
     frozen = _load(reference, config) if reference else None
-    train(_load(model, config), frozen, rows, config, _other_folder(out, model, reference))
-    return Trained(out, len(rows)) if _leads() else None
+    train(_load(model, config), frozen, rows, config, folder)
+    return _trained(out, len(rows))
 
 
 def train_grpo(model: str, examples: Path, prm: str, out: Path, overrides: Sequence[str] = ()) -> Trained | None:
@@ -133,9 +138,10 @@ def train_grpo(model: str, examples: Path, prm: str, out: Path, overrides: Seque
 
     config = apply_overrides(GrpoConfig(), overrides)
     read = read_examples(examples)
+    folder = _other_folder(out, model, *([prm] if prm else []))
     judge = scorer(model_path(prm)) if prm else None
-    train(_load(model, config), read, judge, config, _other_folder(out, model, prm))
-    return Trained(out, len(read)) if _leads() else None
+    train(_load(model, config), read, judge, config, folder)
+    return _trained(out, len(read))
 
 
 def convert(folder: Path, out: Path, tokenizer: str = "") -> Path:

@@ -1,20 +1,27 @@
 """The project's own rows: a StepRow with all that it has, less what is empty."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from chainofstep.chain import STEP_END
+from chainofstep.chain import STEP_END, render
 from chainofstep.problems.formats.base import Format, Row, number_field, shown
 from chainofstep.records import Example, StepRow, from_row, to_row
 
 _EMPTY: tuple[Any, ...] = (None, "", (), {})
+_NAMED = {"question", "images", "answer", "answer_kind"}
 _REQUIRED = ("id", "question", "images", "answer", "answer_kind")
 
 
 def read_row(row: Row, row_id: str) -> StepRow:
-    """A row with an example, and perhaps text, labels and rejected text. An example without an id gets `row_id`."""
+    """A row with an example, and perhaps text, labels and rejected text; or an example alone, whose text is its chain.
+
+    An example without an id gets `row_id`.
+    """
+    if is_example(row):
+        found = read_row({"example": row}, row_id)
+        return found if found.example.chain is None else replace(found, text=render(found.example.chain))
     example = row.get("example")
     if isinstance(example, dict) and "id" not in example:
         row = {**row, "example": {"id": row_id, **example}}
@@ -30,6 +37,11 @@ def read_row(row: Row, row_id: str) -> StepRow:
     if read.labels is not None:
         _check_labels(row["labels"], read)
     return read
+
+
+def is_example(row: Row) -> bool:
+    """Whether a row is an example by itself, as `examples.jsonl` holds them."""
+    return "example" not in row and row.keys() >= _NAMED
 
 
 def _check_labels(labels: Row, row: StepRow) -> None:
@@ -69,6 +81,6 @@ ROWS = Format(
     frozenset({"chain", "labels", "pair"}),
     read_row,
     write_row,
-    lambda row: isinstance(row.get("example"), dict),
+    lambda row: isinstance(row.get("example"), dict) or is_example(row),
     several=True,
 )
