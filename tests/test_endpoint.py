@@ -238,7 +238,24 @@ def test_a_server_of_an_unknown_kind_is_asked_to_be_named(vlm: VLM, examples: li
 def test_a_model_on_a_server_is_told_from_a_folder() -> None:
     assert is_endpoint("Qwen/Qwen3-VL-8B@http://gpu1:8000/v1")
     assert is_endpoint("tiny@https://a/v1,https://b/v1")
-    assert not any(map(is_endpoint, ("Qwen/Qwen3-VL-8B", "runs/mini/models/sft", "http://gpu1:8000", "@http://a")))
+    assert not any(map(is_endpoint, ("Qwen/Qwen3-VL-8B", "runs/mini/models/sft", "runs/a@b", "C:/models/sft")))
+
+
+def test_what_is_nearly_an_endpoint_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nearly = (
+        "foo@",
+        "foo@htp://localhost:1/v1",
+        "foo@localhost:8000",
+        "foo@gpu1:8000/v1",
+        "@http://a",
+        "http://a:1/v1",
+    )
+    for model in (*nearly, "foo@http://"):
+        with pytest.raises(ValueError, match=r"names no server: write MODEL@URL with http:// or https://"):
+            is_endpoint(model)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "foo@localhost:8000").mkdir()
+    assert not is_endpoint("foo@localhost:8000")
 
 
 def test_addresses_are_read() -> None:
@@ -247,9 +264,12 @@ def test_addresses_are_read() -> None:
     assert [server.url for server in servers] == ["http://one:8000/v1", "http://two:8000/v1"]
     assert [server.root for server in servers] == ["http://one:8000", "http://two:8000"]
     assert servers[0].endpoint.concurrency == 3 and servers[0].endpoint.model == "a@b"
-    for spec in ("model", "model@ftp://x", "model@http://one,http://one/v1"):
-        with pytest.raises(ValueError, match=r"MODEL@URL|twice"):
+    for spec in ("model", "model@ftp://x", "model@http://one,two:8000", "model@http://one:port", "model@http://one,"):
+        with pytest.raises(ValueError, match="MODEL@URL"):
             servers_of(spec)
+    with pytest.raises(ValueError, match="twice"):
+        servers_of("model@http://one,http://one/v1")
+    assert servers_of("m@http://[::1]:8000")[1][0].url == "http://[::1]:8000/v1"
 
 
 def test_a_sampler_goes_to_another_process(vllm: VlmServer, examples: list[Example]) -> None:

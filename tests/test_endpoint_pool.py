@@ -159,14 +159,43 @@ def test_a_server_comes_back_while_a_call_runs(servers: list[VlmServer], example
 
 
 def test_all_down_is_said_in_one_line(servers: list[VlmServer], examples: list[Example]) -> None:
-    servers[0].faults.dies_after = 3
-    servers[1].faults.dies_after = 3
+    servers[0].faults.dies_after = 2  # those of the check
+    servers[1].faults.dies_after = 2
     sampler = sampler_of(servers[:2])
     with pytest.raises(EndpointDown, match=r"no server answers: .*cut reply.*start one") as caught:
         sampler.sample(requests_of(examples, 12))
+    assert not isinstance(caught.value, SamplingErrors)
     assert "\n" not in str(caught.value) and all(server.base_url in str(caught.value) for server in servers[:2])
     with pytest.raises(EndpointDown, match="no connection"):
         endpoint_sampler("tiny@http://127.0.0.1:9").sample(requests_of(examples, 1))
+
+
+def test_what_was_sampled_is_kept_when_all_die(servers: list[VlmServer], examples: list[Example]) -> None:
+    requests = requests_of(examples, 12)
+    expected = alone(servers[2], requests)
+    servers[0].faults.dies_after = servers[1].faults.dies_after = 5  # two of the check, so three samples of each
+    sampler = sampler_of(servers[:2], concurrency=1)
+    with pytest.raises(SamplingErrors, match="no server answers") as caught:
+        sampler.sample(requests)
+    assert isinstance(caught.value, EndpointDown)
+    met = {n: rollouts for n, rollouts in enumerate(caught.value.results) if rollouts is not None}
+    assert len(met) == 6 and met == {n: expected[n] for n in met}
+    assert set(caught.value.failures) == set(range(12)) - set(met)
+    with pytest.raises(EndpointDown) as caught_again:
+        sampler.sample(requests)
+    assert not isinstance(caught_again.value, SamplingErrors)
+
+
+def test_errors_in_the_check_are_tried_again(servers: list[VlmServer], examples: list[Example]) -> None:
+    requests = requests_of(examples, 2)
+    expected = alone(servers[1], requests)
+    servers[0].faults.errors = 2
+    sampler = sampler_of(servers[:1])
+    assert sampler.sample(requests) == expected
+    servers[2].faults.errors = 3  # as many as there are attempts
+    with pytest.raises(EndpointDown, match=r"no server answers: .*HTTP 500"):
+        sampler_of(servers[2:]).sample(requests)
+    assert servers[2].faults.errors == 0
 
 
 def test_errors_of_a_server_that_is_well_are_tried_again(servers: list[VlmServer], examples: list[Example]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -191,6 +192,7 @@ def test_rewards_rise(policy, examples, tmp_path):
 def test_the_same_seed_gives_the_same_bytes(taught, examples, tmp_path):
     def weights(seed):
         config = replace(ONE, updates=2, seed=seed, forward_rows=4)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
         train_grpo(copy.deepcopy(taught), examples, SHORT, config, tmp_path / "out")
         return (tmp_path / "out/model.safetensors").read_bytes()
 
@@ -202,8 +204,8 @@ def test_the_same_seed_gives_the_same_bytes(taught, examples, tmp_path):
 def test_the_size_of_forward_passes_changes_no_update(taught, examples, tmp_path):
     logs = []
     for size in (8, 2):
-        train_grpo(copy.deepcopy(taught), examples, SHORT, replace(ONE, forward_rows=size), tmp_path)
-        logs.append(history(tmp_path)[0])
+        train_grpo(copy.deepcopy(taught), examples, SHORT, replace(ONE, forward_rows=size), tmp_path / str(size))
+        logs.append(history(tmp_path / str(size))[0])
     for name in ("reward", "steps", "grad_norm"):
         assert logs[0][name] == pytest.approx(logs[1][name], rel=1e-3)
 

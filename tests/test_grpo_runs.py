@@ -1,9 +1,11 @@
 """GRPO runs: beside an adapter, after a kill, over two processes."""
 
 import copy
+import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -120,7 +122,9 @@ def test_two_processes_make_the_same_updates(policy, examples, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [sys.executable, *launch, str(tmp_path / "program.py"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    found = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=found)
     assert done.returncode == 0, done.stderr[-3000:]
     train_grpo(policy, examples, SHORT, replace(ONE, updates=2, forward_rows=2), tmp_path / "one")
     for one, two in zip(history(tmp_path / "one")[:2], history(tmp_path / "two")[:2], strict=True):

@@ -9,9 +9,11 @@ from safetensors.torch import load_file
 
 from chainofstep.models.tiny import POLICY, build_tiny
 from chainofstep.models.vlm import save_vlm
+from chainofstep.pipeline.launched import CONFIGS, launcher
 from chainofstep.pipeline.recipe import Launch, Problems, Recipe, Rounds
 from chainofstep.pipeline.run import Run
 from chainofstep.pipeline.sets import make_sets
+from chainofstep.pipeline.workers import model
 from chainofstep.training.sft import SftConfig
 
 RECIPE = Recipe(
@@ -50,3 +52,23 @@ def test_processes_that_fail_are_one_line(tmp_path, policy):
     recipe = replace(RECIPE, policy=policy, launch=Launch(processes=2, command="python -c 'exit(3)'"))
     with pytest.raises(ValueError, match="stage sft: 2 processes ended with code 3, the reason stands above"):
         trained(recipe, tmp_path / "run")
+
+
+def test_grpo_is_never_launched_sharded():
+    settings = Launch(processes=8, sharding="zero3")
+    assert str(CONFIGS / "zero3.yaml") in launcher(settings, "sft")
+    assert str(CONFIGS / "ddp.yaml") in launcher(settings, "grpo")
+    assert str(CONFIGS / "zero3.yaml") not in launcher(settings, "grpo")
+
+
+def test_on_a_gpu_workers_make_room_for_a_training(tmp_path, policy, monkeypatch):
+    monkeypatch.setattr("chainofstep.pipeline.run.on_gpu", lambda: True)
+    with Run(replace(RECIPE, policy=policy, threads=2), tmp_path / "run") as run:
+        make_sets(run)
+        before = run.workers
+        model(policy)  # as a stage before would leave it
+        run.train("sft")
+        assert run.workers is not before and run.workers.submit(max, 1, 2).result() == 2
+        assert model.cache_info().currsize == 0
+        with pytest.raises(RuntimeError, match="shutdown"):
+            before.submit(max, 1, 2)

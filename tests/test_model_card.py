@@ -120,7 +120,14 @@ def online(monkeypatch):
 
 
 def finished(folder):
-    for name in ("config.json", "README.md", "adapter/a.json", "checkpoints/checkpoint-2/o.json", "features/f.json"):
+    for name in (
+        "config.json",
+        "README.md",
+        "adapter/a.json",
+        "checkpoints/c/o.json",
+        "features/f.json",
+        "made_from.json",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{{}}\n{name}")
     return folder
@@ -143,3 +150,12 @@ def test_a_push_that_cannot_work_says_so(online, tmp_path):
         push(finished(tmp_path), "me/taken")
     with pytest.raises(ValueError, match="a b/c: "):
         push(tmp_path, "a b/c")
+
+
+def test_a_push_without_a_network_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    with pytest.raises(ValueError, match=r"me/mine: the hub cannot be reached \(.*; check the network") as caught:
+        push(finished(tmp_path), "me/mine")
+    assert "\n" not in str(caught.value)

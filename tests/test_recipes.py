@@ -9,7 +9,8 @@ from chainofstep.pipeline.recipe import Recipe
 from chainofstep.recipes import RECIPES, paper
 from chainofstep.recipes.shapes import INTERNVL_8B, INTERNVL_38B, LLAVA_NEXT_8B, SHAPES
 from chainofstep.settings import apply_overrides, resolved, written
-from chainofstep.training.common import Machine
+from chainofstep.training import grpo as grpo_module
+from chainofstep.training.common import Machine, check
 
 NAMED = [name for name in RECIPES if name not in ("mini", "smoke")]
 
@@ -64,6 +65,23 @@ def test_grpo_is_the_papers_ablation():
     grpo = recipe.grpo
     assert (grpo.batch_size, grpo.samples, grpo.learning_rate, grpo.updates) == (128, 5, 1e-5, 100)
     assert grpo.step_weight == 0.2 and recipe.rounds.rounds == 0
+
+
+def test_grpo_trains_adapters_since_its_weights_are_whole_on_each_gpu():
+    assert paper.internvl2_5_8b_grpo(0).grpo.lora.rank == 64
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_no_training_of_a_recipe_is_refused_in_its_processes(name, monkeypatch):
+    """As far as settings alone are asked; the kernels of a GPU are not installed here."""
+    recipe = RECIPES[name](0)
+    monkeypatch.setenv("WORLD_SIZE", str(recipe.launch.processes))
+    for config in filter(None, (recipe.sft, recipe.prm, recipe.dpo, recipe.grpo)):
+        bare = replace(config, machine=replace(config.machine, attention="sdpa"))
+        if config is recipe.grpo:
+            grpo_module._check(bare, range(1))
+        else:
+            check(bare, rows=1)
 
 
 def test_llava_next_shares_the_prm():

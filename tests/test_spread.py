@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import Future
+from pathlib import Path
 
 import psutil
 import pytest
@@ -45,11 +46,13 @@ def count_chunk(examples, folder, victim):
 @pytest.fixture(scope="module")
 def cluster():
     """A cluster of this machine with room for more than the two workers that the tests share."""
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    workers = RayWorkers(2, "auto")
-    yield workers
-    workers.shutdown(cancel_futures=True)
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where workers find this module
+        ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        workers = RayWorkers(2, "auto")
+        yield workers
+        workers.shutdown(cancel_futures=True)
+        ray.shutdown()
 
 
 def test_rows_come_back_in_order_and_once(tmp_path, cluster):
@@ -84,7 +87,16 @@ def test_more_workers_than_the_cluster_holds_are_refused(cluster):
         RayWorkers(999, "local")
 
 
-def test_no_cluster_at_an_address_is_one_line():
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "ray://nowhere.invalid:10001", "[::1]:99999"])
+def test_no_cluster_at_an_address_is_one_line(address):
+    refused = pytest.raises(ValueError, match=r"no Ray cluster at .* \(.+\); start one, or use --ray local")
+    started = time.monotonic()
+    with refused as caught, Spread(1, address).start():
+        pass
+    assert "\n" not in str(caught.value) and time.monotonic() - started < 20
+
+
+def test_fewer_than_no_workers_are_refused():
     with pytest.raises(ValueError, match="give at least one worker"), Spread(-1, "local").start():
         pass
 

@@ -6,6 +6,7 @@ import json
 import pytest
 
 torch = pytest.importorskip("torch")
+from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import LlavaForConditionalGeneration  # noqa: E402
 
 from chainofstep.chain import ALL_TOKENS, REASONING_TOKENS, Chain, Step, render  # noqa: E402
@@ -110,6 +111,46 @@ def test_a_broken_folder_is_one_line(how, tmp_path):
         load_vlm(folder)
     message = str(caught.value)
     assert str(folder) in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights, name: weights.pop(name), "its weights lack .*k_proj.weight;"),
+        (lambda weights, name: [weights.pop(key) for key in list(weights) if "_proj" in key], r"lack .* and \d+ more;"),
+        (lambda weights, name: weights.update({name: weights[name][:-1].clone()}), "other shapes of .*k_proj.weight;"),
+    ],
+    ids=["one missing", "many missing", "another shape"],
+)
+def test_a_model_without_some_of_its_weights_is_refused(change, message, tmp_path, caplog):
+    folder = save_vlm(small(), tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    change(weights, next(name for name in weights if name.endswith("k_proj.weight")))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        load_vlm(folder)
+    assert not caplog.records  # one line, and no table before it
+
+
+def test_weights_that_have_no_place_are_told_of(tmp_path, caplog):
+    folder = save_vlm(small(), tmp_path / "model")
+    weights = load_file(folder / "model.safetensors") | {"another.weight": torch.zeros(2)}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    load_vlm(folder)
+    assert "1 weights that its model has no place for, such as another.weight" in caplog.text
+
+
+def test_an_adapter_without_some_of_its_weights_is_refused(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    base = load_vlm(save_vlm(small(), tmp_path / "base"))
+    get_peft_model(base.model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    load_vlm(tmp_path / "adapter")
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    weights.pop(next(iter(weights)))
+    save_file(weights, tmp_path / "adapter" / "adapter_model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"the adapter's weights lack .*lora_.*; train it again"):
+        load_vlm(tmp_path / "adapter")
 
 
 # How weights are read.

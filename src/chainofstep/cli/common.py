@@ -1,5 +1,7 @@
 """What all commands share: arguments that occur in several, and errors as one line."""
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from chainofstep.pipeline.spread import Spread
 
 BAD_INPUT, STOPPED = 2, 130  # exit codes; typer's own for a wrong option is 2 too
+ALONE = 10  # seconds after which another process of a launch would have ended this one
 
 # The same arguments and options, wherever they occur.
 Examples = Annotated[Path, typer.Argument(metavar="EXAMPLES.jsonl", help="One example a row.", show_default=False)]
@@ -66,13 +69,14 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            _complain("stopped: give the same command again, it goes on from what is finished")
+            if _process() == "0":  # all of a launch are stopped together
+                _complain("stopped: give the same command again, it goes on from what is finished")
             raise typer.Exit(STOPPED) from None
         except (ValueError, OSError, ModuleNotFoundError) as error:
             foreign = isinstance(error, BrokenPipeError) or (error.__class__ is ModuleNotFoundError and _is_ours(error))
             if ctx.params["debug"] or foreign:
                 raise
-            _complain(f"error: {one_line(error)}")
+            _complain_once(f"error: {one_line(error)}", isinstance(error, ValueError))
             raise typer.Exit(BAD_INPUT) from None
 
 
@@ -80,8 +84,25 @@ def _is_ours(error: Any) -> bool:
     return (error.name or "").startswith("chainofstep")
 
 
+def _process() -> str:
+    """The number of this process among those of a launch."""
+    return os.environ.get("RANK", "0")
+
+
 def _complain(line: str) -> None:
     typer.echo(line, err=True)
+
+
+def _complain_once(line: str, shared: bool) -> None:
+    """The line, from the first of the processes of a launch where all of them have the same trouble.
+
+    The launcher ends all once one has ended, so the others give the first one time to say it. Who is still there then
+    is alone with its trouble.
+    """
+    number = _process()
+    if shared and number != "0":
+        time.sleep(ALONE)
+    _complain(line if number == "0" else f"process {number}: {line}")
 
 
 def one_line(error: Exception) -> str:

@@ -3,7 +3,10 @@
 import importlib.util
 import json
 import os
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from chainofstep.chain import ALL_TOKENS
 from chainofstep.models.checks import check_folder
 from chainofstep.models.processors import load_processor
 
+log = logging.get_logger(__name__)
 logging.disable_progress_bar()  # a bar for every load and save hides those of the stages
 
 
@@ -132,8 +136,46 @@ def _base_of(folder: str | Path) -> str | None:
 
 
 def _load(folder: str | Path, options: dict[str, Any]) -> VLM:
-    model = AutoModelForImageTextToText.from_pretrained(folder, **options)
+    with _without_report():
+        # Of weights with other shapes transformers says no more than that there are some.
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            folder, **options, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    _refuse(found["missing_keys"], "its weights lack")
+    _refuse((key for key, *_ in found["mismatched_keys"]), "its config.json asks for other shapes of")
+    if unused := sorted(found["unexpected_keys"]):
+        log.warning("%s has %d weights that its model has no place for, such as %s", folder, len(unused), unused[0])
     return VLM(model.eval(), load_processor(folder))
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Without transformers' table of the weights that it did not find: what matters there is said in one line."""
+    logger = logging.get_logger("transformers.modeling_utils")
+
+    def wanted(record: Any) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
+
+
+def _refuse(keys: Iterable[str], trouble: str) -> None:
+    """ValueError that names the first of these weights and how many there are; they would be random numbers."""
+    if names := sorted(keys):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise ValueError(f"{trouble} {names[0]}{more}")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without warnings that nobody here can act on: TRL and peft still use names that others renamed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`[a-z_]*gradient_checkpointing[a-z_]*` is deprecated", FutureWarning)
+        yield
 
 
 def _load_merged(folder: str | Path, base: str, options: dict[str, Any]) -> VLM:
@@ -152,8 +194,14 @@ def _load_merged(folder: str | Path, base: str, options: dict[str, Any]) -> VLM:
             raise ValueError(
                 f"{token!r} has id {known[token]} in the adapter and {vlm.token_id(token)} in its base {base}"
             )
-    merged = PeftModel.from_pretrained(vlm.model, str(folder)).merge_and_unload()
-    return VLM(merged.eval(), processor)
+    with quiet():
+        warnings.filterwarnings("error", ".*missing adapter keys", UserWarning)
+        try:
+            adapted = PeftModel.from_pretrained(vlm.model, str(folder))
+        except UserWarning as warning:
+            _refuse(re.findall("'([^']+)'", str(warning)), "the adapter's weights lack")
+            raise
+    return VLM(adapted.merge_and_unload().eval(), processor)
 
 
 def save_vlm(vlm: VLM, folder: str | Path) -> Path:

@@ -6,7 +6,9 @@ written twice.
 """
 
 import logging
+import socket
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -15,6 +17,8 @@ from queue import PriorityQueue
 from typing import Any
 
 TRIES = 3  # of a chunk whose workers die
+REACH = 5.0  # seconds to reach a cluster's port
+GRACE = 10.0  # seconds for a thread to notice that its worker is gone
 PATIENCE = 60.0  # seconds to wait for room on the cluster before saying so
 log = logging.getLogger(__name__)
 
@@ -44,12 +48,13 @@ class RayWorkers(Executor):
         # Ray puts its log lines of every worker on our screen, and warns of what a single machine always has.
         quiet = {"logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}
         self.ours = not ray.is_initialized()
-        if self.ours:
-            try:
-                ray.init(**quiet) if address == "local" else ray.init(address, **_but(quiet, "include_dashboard"))
-            except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise ValueError(f"no Ray cluster at {address!r} ({reason}); start one, or use --ray local") from None
+        try:
+            _reach(address)
+            if self.ours:
+                ray.init(**quiet) if address == "local" else _join(address, _but(quiet, "include_dashboard"))
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"no Ray cluster at {address!r} ({reason}); start one, or use --ray local") from None
         self.gpus = gpus if ray.cluster_resources().get("GPU", 0) >= gpus > 0 else 0.0
         room = _room(ray.cluster_resources(), self.gpus)
         if workers > room:
@@ -57,7 +62,8 @@ class RayWorkers(Executor):
             raise ValueError(f"{workers} workers on a Ray cluster with room for {room}; ask for fewer, or add nodes")
         self.workers, self.numbers, self.closed = workers or room, count(), False
         self.tasks: PriorityQueue[_Task] = PriorityQueue()
-        self.actors: dict[int, Any] = {}
+        self.actors: dict[int, Any] = {}  # those that run, by their thread's number
+        self.hired: list[Any] = []
         self.threads = [threading.Thread(target=self._serve, args=(i,), daemon=True) for i in range(self.workers)]
         for thread in self.threads:
             thread.start()
@@ -79,8 +85,10 @@ class RayWorkers(Executor):
             for thread in self.threads:
                 thread.join()
         self.closed = True
-        for actor in self.actors.values():
+        for actor in self.hired:
             ray.kill(actor)
+        for thread in self.threads:  # each ends with its worker; Ray must not be asked again once it is gone
+            thread.join(GRACE)
         self._leave()
 
     def _leave(self) -> None:
@@ -109,7 +117,10 @@ class RayWorkers(Executor):
         need = {"num_gpus": self.gpus, "num_cpus": 0} if self.gpus else {"num_cpus": 1}
         reason = ""
         for _ in range(TRIES):
+            if self.closed:
+                break
             actor = ray.remote(_Worker).options(**need).remote()
+            self.hired.append(actor)
             try:
                 while ray.wait([ready := actor.ready.remote()], timeout=PATIENCE)[1]:
                     log.warning("a worker waits for room on the Ray cluster; the others go on")
@@ -160,6 +171,21 @@ class _Worker:
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
+
+
+def _reach(address: str) -> None:
+    """OSError where nobody listens at [ray://]HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), REACH).close()
+
+
+def _join(address: str, settings: dict[str, Any]) -> None:
+    import ray
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Ray Client connection timed out")  # the error says it too
+        ray.init(address, **settings)
 
 
 def _room(resources: dict[str, float], gpus: float) -> int:

@@ -1,8 +1,8 @@
 """A run: its folder, its examples and models, and how one stage follows another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +17,7 @@ from chainofstep.pipeline.memory import MemoryWatch
 from chainofstep.pipeline.recipe import Recipe
 from chainofstep.pipeline.rows import read_pools, read_scores, write_chunks
 from chainofstep.pipeline.spread import Spread
-from chainofstep.pipeline.workers import Scorer, beam_chunk, sample_chunk, score_chunk
+from chainofstep.pipeline.workers import Scorer, beam_chunk, model, sample_chunk, score_chunk
 from chainofstep.records import Example, Rollout, Scored
 from chainofstep.scoring.monte_carlo import derive_seed
 from chainofstep.search import SearchConfig
@@ -25,6 +25,10 @@ from chainofstep.settings import resolved
 from chainofstep.store import RunFolder, read_records
 
 SHIPPED = Path(str(files("chainofstep") / "recipes" / "mini_base"))
+
+
+def on_gpu() -> bool:
+    return torch.cuda.is_available()
 
 
 class Run:
@@ -37,24 +41,44 @@ class Run:
             self.folder.claim({name: value for name, value in resolved(recipe).items() if name != "launch"})
         self.console = Console(stderr=True)
         self.workers: Executor | None = None
-        self.closing = ExitStack()
+        self.closing, self.team = ExitStack(), ExitStack()
         self._examples: dict[str, list[Example]] = {}
 
     def __enter__(self) -> "Run":
-        launch = self.recipe.launch
         with ExitStack() as opening:  # closes what was opened if what comes after fails
             lock = self.folder.lock()
             opening.callback(lock.release)
             torch.set_num_threads(self.recipe.threads)
-            spread = Spread(launch.workers or (0 if launch.ray else self.recipe.threads), launch.ray)
-            self.workers = opening.enter_context(spread.start())
+            self._gather()
             self.closing = opening.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.closing.__exit__(kind, error, trace)
+        self.team.__exit__(kind, error, trace)
+        self.closing.close()
+
+    def _gather(self) -> None:
+        """Start the workers of sampling and scoring."""
+        launch = self.recipe.launch
+        spread = Spread(launch.workers or (0 if launch.ray else self.recipe.threads), launch.ray)
+        self.workers = self.team.enter_context(spread.start())
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """On a GPU, let go of the models that workers and this process hold, until a training is done with it."""
+        if not on_gpu():
+            yield
+            return
+        self.team.close()
+        self.workers = None
+        model.cache_clear()
+        torch.cuda.empty_cache()
+        try:
+            yield
+        finally:
+            self._gather()
 
     def stage(self, name: str, work: Callable[[], Sequence[Path]], **inputs: Any) -> None:
         """Run a stage unless it is finished. `inputs` are the settings that decide it."""
@@ -80,9 +104,10 @@ class Run:
         from chainofstep.pipeline.trainings import training
 
         def work() -> Sequence[Path]:
-            if self.recipe.launch.processes == 1 and not self.recipe.launch.command:
-                return training(self, name)()
-            launch(self.recipe.launch, self.folder.path, name)
+            with self._room():
+                if self.recipe.launch.processes == 1 and not self.recipe.launch.command:
+                    return training(self, name)()
+                launch(self.recipe.launch, self.folder.path, name)
             return [self.path("models", name.removesuffix("/train"))]
 
         self.stage(name, work, **inputs)

@@ -4,9 +4,14 @@ import re
 from dataclasses import dataclass
 
 USABLE = 0.92  # of the memory; the rest is for CUDA, communication buffers and what fragmentation wastes
-#: Dense bfloat16 operations a second by memory, from the makers' sheets: RTX 4090, A100, L40S, A100, H200.
-PEAK_FLOPS = {24: 165e12, 40: 312e12, 48: 362e12, 80: 312e12, 141: 989e12}
-OTHER_PEAK = 312e12
+#: Cards by memory with their dense bfloat16 operations a second, from the makers' sheets.
+CARDS = {
+    24: ("RTX 4090", 165e12),
+    40: ("A100", 312e12),
+    48: ("L40S", 362e12),
+    80: ("A100", 312e12),
+    141: ("H200", 989e12),
+}
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,18 @@ class Gpus:
 
     @property
     def peak_flops(self) -> float:
-        """Of one GPU: that of the best known card of this memory. An 80 GB card counts as an A100, not as an H100."""
-        return PEAK_FLOPS.get(self.gigabytes, OTHER_PEAK)
+        """Of one GPU, as that of `known` says. An 80 GB card counts as an A100, not as an H100."""
+        return CARDS[self.known][1]
+
+    @property
+    def card(self) -> str:
+        """The card whose peak is taken."""
+        return f"{CARDS[self.known][0]} of {self.known} GB"
+
+    @property
+    def known(self) -> int:
+        """The memory of the nearest known card of no more memory, or of the smallest known one."""
+        return max((size for size in CARDS if size <= self.gigabytes), default=min(CARDS))
 
     def __str__(self) -> str:
         nodes = f"{self.nodes}x" if self.nodes > 1 else ""

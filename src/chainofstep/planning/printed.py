@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from chainofstep.planning.checks import needed_settings
 from chainofstep.planning.gpus import USABLE
 from chainofstep.planning.plans import Plan, StagePlan
 
@@ -27,6 +28,10 @@ def print_plan(plan: Plan, console: Console) -> None:
             console.print(Text(f"{stage.name} does not fit: {stage.advice}", style="red"))
     total = f"{plan.hours:,.1f} hours, {plan.hours * plan.gpus.count:,.0f} GPU hours, {gigabytes(plan.disk)} of disk"
     console.print(Text(f"All stages: {total}", style="bold"))
+    needed = needed_settings(plan.recipe, plan.gpus)
+    if needed:
+        settings = " ".join(f"--set {setting}" for setting in needed)
+        console.print(Text(f"These hours need {settings} (docs/cluster.md)", style="bold"))
     for line in assumptions(plan):
         console.print(Text(line, style="dim"))
 
@@ -46,7 +51,7 @@ def _table(plan: Plan, headings: Sequence[str]) -> Table:
 def _cells(stage: StagePlan) -> dict[str, str]:
     memory = stage.memory
     return {
-        "GPU memory": gigabytes(memory.total),
+        "GPU memory": gigabytes(memory.total) or "served",
         "weights": gigabytes(memory.weights),
         "grad+opt": gigabytes(memory.gradients + memory.optimizer),
         "activations": gigabytes(memory.activations),
@@ -62,12 +67,19 @@ def _cells(stage: StagePlan) -> dict[str, str]:
 def assumptions(plan: Plan) -> list[str]:
     """What the figures rest on, one line each."""
     lengths, speeds = plan.sizes.lengths, plan.speeds
+    longest = max(stage.longest_cache for stage in plan.stages)
+    served = ["served: on other GPUs; its hours are counted as if on these"] if plan.recipe.launch.scorer else []
     return [
-        f"GPU: {plan.gpus.gigabytes} GB of which {USABLE:.0%} can be used, {plan.gpus.peak_flops / 1e12:,.0f} TFLOP/s",
+        f"GPU: {plan.gpus.gigabytes} GB of which {USABLE:.0%} can be used;"
+        f" {plan.gpus.peak_flops / 1e12:,.0f} TFLOP/s, those of an {plan.gpus.card}",
         f"share of it in use ({speeds.source}): {speeds.training:.0%} training, {speeds.scoring:.0%} scoring,"
         f" {speeds.decoding:.0%} decoding",
         f"tokens of an average row (assumed): question {lengths.question}, picture {lengths.picture}, chain"
-        f" {lengths.chain} in {lengths.steps} steps; memory is for the longest row",
+        f" {lengths.chain} in {lengths.steps} steps",
+        "memory: of trainings for the longest rows (max_tokens; without it, twice the average)",
+        f"cache: one question with all its chains at average length; {gigabytes(longest)} at"
+        f" sampling.max_tokens={plan.recipe.sampling.max_tokens} (with less, rows wait)",
+        *served,
         f"rows: {plan.sizes.sft:,} SFT, {plan.sizes.labelled_chains:,} labelled chains, {plan.sizes.test:,} test"
         f" questions; of a round {plan.sizes.questions:,} questions and at most {plan.sizes.pairs:,} pairs",
     ]

@@ -9,7 +9,15 @@ from chainofstep.pipeline.recipe import Recipe
 from chainofstep.pipeline.recipe import beams as beam_searches
 from chainofstep.pipeline.run import SHIPPED
 from chainofstep.planning import work
-from chainofstep.planning.memory import Memory, Pass, Sharing, number_bytes, trained_parameters, training_memory
+from chainofstep.planning.memory import (
+    FOUR_BITS,
+    Memory,
+    Pass,
+    Sharing,
+    number_bytes,
+    trained_parameters,
+    training_memory,
+)
 from chainofstep.planning.shape import ModelShape, shape_of
 from chainofstep.planning.sizes import Lengths, Sizes, sizes_of
 from chainofstep.training.common import TrainConfig
@@ -37,6 +45,7 @@ class Stage:
     scratch: float = 0.0  # bytes on disk of checkpoints and features, while it runs
     config: TrainConfig | None = None  # of a training
     rows: int = 0  # in flight, of a sampler; scored at once, of a scorer
+    beside: ModelShape | None = None  # the PRM, where one process holds it with the model
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,11 @@ class Planned:
     policy: ModelShape
     backbone: ModelShape
     sizes: Sizes
+
+    @property
+    def beside(self) -> ModelShape | None:
+        """The PRM that is loaded where a policy is; none where `launch.scorer` serves it."""
+        return None if self.recipe.launch.scorer else self.backbone
 
 
 def planned(recipe: Recipe) -> Planned:
@@ -113,10 +127,11 @@ def _grpo(plan: Planned, config: GrpoConfig) -> list[Stage]:
     lengths, questions = plan.sizes.lengths, config.updates // config.iterations * config.batch_size
     rows = questions * config.samples * config.iterations
     flops = rows * work.training_flops(plan.policy, config, lengths, lengths.row)
+    trained = _training(plan, "grpo/train", plan.policy, config, rows * lengths.row, flops, questions)
     return [
         _sampled(plan, "grpo/sample", questions, config.samples),
         _scored(plan, "grpo/score", questions, config.samples),
-        _training(plan, "grpo/train", plan.policy, config, rows * lengths.row, flops, questions),
+        replace(trained, rows=config.samples, beside=plan.beside),
     ]
 
 
@@ -131,8 +146,9 @@ def _search(plan: Planned) -> list[Stage]:
         _scored(plan, "search/score", test, recipe.sampling.n),
     ]
     if beams:
-        spent = (_sampled(plan, "search/beam", test, sum(beams)), _scored(plan, "search/beam-score", test, sum(beams)))
-        found += [replace(stage, rows=max(beams)) for stage in spent]
+        sampled = _sampled(plan, "search/beam", test, sum(beams))
+        scored = _scored(plan, "search/beam-score", test, sum(beams))
+        found += [replace(sampled, rows=max(beams), beside=plan.beside), replace(scored, rows=max(beams))]
     return found
 
 
@@ -183,15 +199,39 @@ def _training(
 
 
 def stage_memory(plan: Planned, stage: Stage, gpus: int, sharing: Sharing) -> Memory:
-    """Bytes on one GPU at the stage's fullest moment, with the longest rows that it takes."""
+    """Bytes on one GPU at the stage's fullest moment: of a training with the longest rows that it takes.
+
+    GRPO shares nothing, since its engine samples from whole weights; its cache, and the PRM where that is not served,
+    are counted as if they were there during an update too.
+    """
     config = stage.config
     if config is None:
-        return serving_memory(plan, stage, gpus=1)
+        served = stage.kind == "scoring" and plan.recipe.launch.scorer
+        return Memory() if served else serving_memory(plan, stage, gpus=1)
+    alone = isinstance(config, GrpoConfig)
+    sharing = "ddp" if alone else sharing
     memory = training_memory(stage.model, config, _longest_pass(plan, stage, config), gpus, sharing)
-    if not isinstance(config, DpoConfig) or config.lora.rank:  # with its adapter off, the policy is its own reference
-        return memory
-    reference = number_bytes(config) * stage.model.total // (1 if sharing == "ddp" else gpus)
-    return replace(memory, weights=memory.weights + reference)
+    more = _reference_bytes(plan, stage, config) // (1 if sharing == "ddp" else gpus) + _bytes_beside(stage)
+    cache = cache_bytes(plan, stage, plan.sizes.lengths.chain) if alone else 0
+    return replace(memory, weights=memory.weights + more, cache=cache)
+
+
+def _reference_bytes(plan: Planned, stage: Stage, config: TrainConfig) -> int:
+    """Of a second model. With its adapter off, a policy is what it started from: the reference, if that was SFT's.
+
+    A DPO that goes on from the last round's weights loads SFT's from the second round on.
+    """
+    if isinstance(config, DpoConfig):
+        continues = plan.recipe.rounds.weights == "continue" and stage.times > 1
+        needed = not config.lora.rank or continues
+    else:
+        needed = isinstance(config, GrpoConfig) and config.kl > 0 and not config.lora.rank
+    each = FOUR_BITS if config.lora.four_bit else number_bytes(config)
+    return int(each * stage.model.total) if needed else 0
+
+
+def _bytes_beside(stage: Stage) -> int:
+    return 2 * stage.beside.total if stage.beside else 0
 
 
 def _longest_pass(plan: Planned, stage: Stage, config: TrainConfig) -> Pass:
@@ -210,11 +250,14 @@ def _longest_pass(plan: Planned, stage: Stage, config: TrainConfig) -> Pass:
 
 
 def serving_memory(plan: Planned, stage: Stage, gpus: int) -> Memory:
-    """Weights in bfloat16, and keys and values of one question with its rows, cut over so many GPUs.
+    """Weights in bfloat16, and keys and values of one question with its rows at average length, cut over so many GPUs.
 
     More questions at once are faster; with less room, rows wait for one another.
     """
-    lengths = plan.sizes.lengths
-    positions = lengths.prompt + stage.rows * lengths.chain
-    cache = positions * stage.model.key_value_bytes
-    return Memory(weights=2 * stage.model.total // gpus, cache=cache // gpus)
+    cache = cache_bytes(plan, stage, plan.sizes.lengths.chain)
+    return Memory(weights=(2 * stage.model.total + _bytes_beside(stage)) // gpus, cache=cache // gpus)
+
+
+def cache_bytes(plan: Planned, stage: Stage, tokens: int) -> int:
+    """Of the keys and values of one question with its rows, each of so many tokens."""
+    return (plan.sizes.lengths.prompt + stage.rows * tokens) * stage.model.key_value_bytes

@@ -60,7 +60,10 @@ def internvl2_5_8b_script(seed: int) -> Recipe:
 
 
 def internvl2_5_8b_grpo(seed: int) -> Recipe:
-    """The paper's comparison with GRPO (4.5): 100 updates on PRM rewards from the SFT model, instead of DPO."""
+    """The paper's comparison with GRPO (4.5): 100 updates on PRM rewards from the SFT model, instead of DPO.
+
+    The 38B PRM leaves a GPU no room for the policy: serve it and give `--set launch.scorer=MODEL@URL`.
+    """
     recipe = internvl2_5_8b(seed)
     return replace(
         recipe,
@@ -79,6 +82,9 @@ def internvl2_5_8b_grpo(seed: int) -> Recipe:
             max_tokens=LONGEST,
             drop_path=0.1,
             trained=ALL,
+            # The paper names no adapters. Each process holds whole weights to sample from, and an 8B trained whole
+            # takes 16 bytes of each, 120 GB.
+            lora=Lora(rank=64, alpha=128.0),
             machine=LARGE,
         ),
     )
@@ -121,6 +127,7 @@ def qwen3_vl_2b_24gb(seed: int) -> Recipe:
         "qwen3_vl_2b_24gb",
         seed,
         policy=QWEN3_2B,
+        launch=Launch(workers=1),  # several would each load the model onto the one GPU
         # A tenth of the paper's SFT rows and a fiftieth of its labels: planned as two days of one such GPU.
         problems=Problems(sft=30_000, labels=2_000, dpo=2_000, test=TEST, held_out=0),
         sft=replace(_sft(machine), learning_rate=1e-4, **small),

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from chainofstep.answers import is_right
 from chainofstep.chain import Chain, render
+from chainofstep.llm import EndpointDown
 from chainofstep.records import (
     Example,
     Request,
@@ -152,6 +153,8 @@ def sampled(sampler: Sampler, requests: Sequence[Request]) -> tuple[Sequence[lis
     """Each request's rollouts, None where it could not be met, and why not by request number."""
     try:
         return sampler.sample(requests), {}
+    except EndpointDown:  # no fault of the requests: they can be asked again
+        raise
     except SamplingErrors as error:
         return error.results, error.failures
 

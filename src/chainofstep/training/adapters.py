@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from chainofstep.chain import ALL_TOKENS
-from chainofstep.models.vlm import VLM
-from chainofstep.training.common import PARTS, Lora, Part, TrainConfig, quiet, stock_forward
+from chainofstep.models.vlm import VLM, quiet
+from chainofstep.training.common import PARTS, Lora, Part, TrainConfig, stock_forward
 from chainofstep.training.distributed import sharded_launch
 from chainofstep.training.drop_path import dropping
 

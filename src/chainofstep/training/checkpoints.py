@@ -4,9 +4,12 @@ checkpoints/made_from.json      settings, rows and first weights: another traini
 checkpoints/checkpoint-N        as transformers writes them, after N updates, but for the weights
 checkpoints/checkpoint-N/trained.safetensors   the weights that are trained
 checkpoints/checkpoint-N/whole.json   written last: the files and their sizes. Without it a checkpoint is torn
+
+`out/made_from.json` is that of the finished training, with the hash of each file of weights.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,17 +21,21 @@ from transformers import TrainerCallback
 
 from chainofstep.models.vlm import VLM
 from chainofstep.settings import difference
-from chainofstep.store import read_json, write_json
+from chainofstep.store import file_hash, read_json, write_json
 from chainofstep.training.common import TrainConfig
-from chainofstep.training.distributed import processes, rank, wait
+from chainofstep.training.distributed import processes, rank, shared, wait
 
+# Only numbers order checkpoints here; transformers warns where two were written within a second.
+logging.getLogger("transformers.trainer_utils").addFilter(lambda record: "mtime may not" not in record.getMessage())
+
+FINISHED = "made_from.json"
 WHOLE = "whole.json"
 TRAINED = "trained.safetensors"
 SAMPLED = 64  # numbers of each weight that tell one model from another
 
 
 def made_from(config: TrainConfig, rows: Iterable[Any], *models: VLM) -> dict[str, Any]:
-    """What decides the bytes of a training: settings, rows, models before it, processes."""
+    """What decides the bytes of a training, as JSON: settings, rows, models before it, processes."""
     settings = asdict(config)
     for name in ("save_every", "report_to"):
         del settings["machine"][name]
@@ -49,6 +56,42 @@ def _fingerprint(vlm: VLM) -> str:
         numbers = flat[places].cpu().contiguous().view(torch.uint8) if len(flat) else flat
         found.update(f"{name} {weight.dtype} {tuple(weight.shape)} {numbers.tolist()}".encode())
     return found.hexdigest()
+
+
+def is_finished(out: Path, wanted: dict[str, Any]) -> bool:
+    """Whether `out` holds the model of this training; the same to all processes, as the first one sees it.
+
+    ValueError if it holds that of another, or weights that are not those that were saved.
+    """
+    found, trouble = shared(1, lambda numbers: [_finished(out, wanted) for _ in numbers])[0]
+    if trouble:
+        raise ValueError(f"{out} {trouble}: delete {out} to train again, or choose another folder for the model")
+    return found
+
+
+def _finished(out: Path, wanted: dict[str, Any]) -> tuple[bool, str]:
+    """Whether the training is finished, and why it can be neither taken as it is nor begun again."""
+    if not (out / FINISHED).exists():
+        return False, ""
+    try:
+        kept = read_json(out / FINISHED)
+    except ValueError:
+        return False, f"has a broken {FINISHED}"
+    known = {key: kept.get(key) for key in wanted if key != "processes"}  # how many there were is rounding alone
+    if path := difference(known | {"processes": wanted["processes"]}, wanted):
+        return False, f"holds the finished model of another training ({path} differs)"
+    if kept.get("weights") != _weights(out):
+        return False, "holds other weights than its training saved"
+    return True, ""
+
+
+def _weights(out: Path) -> dict[str, str]:
+    return {path.name: file_hash(path) for path in sorted(out.glob("*.safetensors"))}
+
+
+def finish(out: Path, made: dict[str, Any]) -> None:
+    """Say whose the model in `out` is, once all of it is written."""
+    write_json(out / FINISHED, made | {"weights": _weights(out)})
 
 
 def last_checkpoint(out: Path, wanted: dict[str, Any]) -> Path | None:

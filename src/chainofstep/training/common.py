@@ -6,7 +6,6 @@ same order whatever the number of processes: each process takes every so-manieth
 Shapes: B rows, T tokens.
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,7 +71,7 @@ class TrainConfig:
 
 
 def check(config: TrainConfig, rows: int) -> None:
-    """ValueError for settings that cannot work, before anything is loaded."""
+    """ValueError for settings that cannot work, and for no rows."""
     if rows == 0:
         raise ValueError("0 rows to train on; check the stage that made them")
     if config.learning_rate <= 0 or config.epochs <= 0 or config.forward_rows <= 0:
@@ -89,11 +88,11 @@ def check(config: TrainConfig, rows: int) -> None:
             f"batch_size={config.batch_size} is no multiple of forward_rows={config.forward_rows} x {processes()}"
             " processes; change one of them"
         )
-    _check_parts(config)
-    check_machine(config.machine)
+    check_settings(config)
 
 
-def _check_parts(config: TrainConfig) -> None:
+def check_settings(config: TrainConfig) -> None:
+    """ValueError for settings that cannot work whatever the model and the rows are."""
     if not config.trained or not set(config.trained) <= set(PARTS):
         raise ValueError(f"trained={','.join(config.trained)}: give one or more of {', '.join(PARTS)}")
     if not 0 <= config.drop_path < 1 or not 0 <= config.lora.dropout < 1:
@@ -112,6 +111,7 @@ def _check_parts(config: TrainConfig) -> None:
             f"cached_features with trained={','.join(config.trained)} and drop_path={config.drop_path}: features that"
             " change cannot be kept; leave vision out of `trained` and set drop_path=0, or set cached_features=false"
         )
+    check_machine(config.machine)
 
 
 def check_machine(machine: Machine) -> None:
@@ -181,14 +181,6 @@ def context(vlm: VLM, config: TrainConfig) -> int:
     """The most tokens that a row may have: `max_tokens`, within the model's context."""
     longest = int(vlm.model.config.get_text_config().max_position_embeddings)
     return min(config.max_tokens or longest, longest)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without warnings that nobody here can act on: TRL and peft still use names that others renamed."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`[a-z_]*gradient_checkpointing[a-z_]*` is deprecated", FutureWarning)
-        yield
 
 
 def arguments(

@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import TrainingArguments
 
 from chainofstep.models.batch import Batch, PromptCache, completion_ids, join_rows, pad_right
-from chainofstep.models.vlm import VLM
+from chainofstep.models.vlm import VLM, quiet
 from chainofstep.records import Example, Pair
 from chainofstep.training.adapters import prepared
 from chainofstep.training.checkpoints import made_from
@@ -24,7 +24,6 @@ from chainofstep.training.common import (
     arguments,
     check,
     context,
-    quiet,
     row_numbers,
     rows_of,
     stock_forward,
@@ -32,7 +31,7 @@ from chainofstep.training.common import (
 from chainofstep.training.distributed import join
 from chainofstep.training.features import TowerFeatures, batch_features, kept_features
 from chainofstep.training.lengths import check_pictures, row_lengths
-from chainofstep.training.trainer import CountedTrainer, run
+from chainofstep.training.trainer import CountedTrainer, run, trained_before
 
 
 @dataclass(frozen=True)
@@ -151,6 +150,8 @@ def train_dpo(
     join(vlm.device)
     models = {"tower": vlm} | ({} if reference is None else {"reference_tower": reference})
     folder, examples, source = Path(out), [example for example, _ in pairs], made_from(config, pairs, *models.values())
+    if trained_before(vlm, folder, source):
+        return vlm
     check_pictures(examples)
     lengths = row_lengths(
         vlm, len(pairs), lambda number: (examples[number], [pairs[number][1].chosen, pairs[number][1].rejected]), 1

@@ -27,8 +27,9 @@ from trl.trainer.utils import add_fused_lm_head
 from chainofstep.chain import ANSWER_END
 from chainofstep.models.batch import PromptCache, join_rows
 from chainofstep.models.engine import Engine
+from chainofstep.models.prm import PRM
 from chainofstep.models.sampling import control_tokens
-from chainofstep.models.vlm import VLM
+from chainofstep.models.vlm import VLM, quiet
 from chainofstep.records import Example, Request, StepScorer
 from chainofstep.scoring.monte_carlo import derive_seed
 from chainofstep.scoring.pairs import OutcomeScorer
@@ -36,10 +37,10 @@ from chainofstep.scoring.path_score import STEP_WEIGHT
 from chainofstep.scoring.rewards import StepReward
 from chainofstep.training.adapters import prepared
 from chainofstep.training.checkpoints import TrainedWeights, made_from
-from chainofstep.training.common import IGNORED, TrainConfig, arguments, check, context, quiet
+from chainofstep.training.common import IGNORED, TrainConfig, arguments, check, context
 from chainofstep.training.distributed import join, processes, sharded_launch
 from chainofstep.training.lengths import row_lengths
-from chainofstep.training.trainer import run
+from chainofstep.training.trainer import run, trained_before
 
 
 @dataclass(frozen=True)
@@ -269,6 +270,15 @@ def _keep_near(trainer: PictureGrpoTrainer, reference: Any, config: GrpoConfig) 
     trainer.beta = config.kl
 
 
+def _judging(scorer: StepScorer | None) -> list[VLM]:
+    return [scorer.vlm] if isinstance(scorer, PRM) else []
+
+
+def _name(scorer: StepScorer | None) -> str:
+    """What scores, with the name under which an endpoint has it."""
+    return " ".join(filter(None, [type(scorer or OutcomeScorer()).__name__, getattr(scorer, "model", "")]))
+
+
 def train_grpo(
     vlm: VLM, examples: Sequence[Example], scorer: StepScorer | None, config: GrpoConfig, out: str | Path
 ) -> VLM:
@@ -286,7 +296,9 @@ def train_grpo(
     places = {"prompt": [str(place) for place in range(len(order))], "row": order}
     data = Dataset.from_dict({**places, "id": [fitting[row].id for row in order]})
     reward = StepReward(fitting, vlm.tokenizer, scorer or OutcomeScorer(), config.step_weight)
-    origin = made_from(config, fitting, vlm)
+    origin = made_from(config, fitting, vlm, *_judging(scorer)) | {"scorer": _name(scorer)}
+    if trained_before(vlm, folder, origin):
+        return vlm
     reference = copy.deepcopy(vlm.model) if config.kl and not config.lora.rank else None
     with prepared(vlm, config) as ready, _experimental():
         trainer = PictureGrpoTrainer(

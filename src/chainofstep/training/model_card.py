@@ -8,11 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from httpx2 import HTTPError
 from huggingface_hub import HfApi, ModelCardData, metadata_load
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from chainofstep.models.vlm import VLM
 from chainofstep.store import write_text
+from chainofstep.training.checkpoints import FINISHED
 from chainofstep.training.common import TrainConfig
 from chainofstep.training.distributed import processes
 
@@ -117,10 +119,15 @@ def push(folder: str | Path, repo_id: str, private: bool = True) -> str:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}: give a folder that training wrote and finished")
     api = HfApi()
-    ignored = ["checkpoints/**", "features/**", "runs/**", "*.pt"]
+    ignored = ["checkpoints/**", "features/**", "runs/**", "*.pt", FINISHED]
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, ignore_patterns=ignored))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{repo_id}: {reason}; log in with `hf auth login` and check the name") from error
+        raise ValueError(f"{repo_id}: {_reason(error)}; log in with `hf auth login` and check the name") from error
+    except HTTPError as error:
+        raise ValueError(f"{repo_id}: the hub cannot be reached ({_reason(error)}); check the network") from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

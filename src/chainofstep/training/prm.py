@@ -14,15 +14,15 @@ from transformers import TrainingArguments
 from chainofstep.chain import STEP_TAG, Chain, render
 from chainofstep.models.batch import Batch, PromptCache, join_rows
 from chainofstep.models.prm import EncodedChain, encode_chain_for_prm, prm_loss, verdict_ids
-from chainofstep.models.vlm import VLM
+from chainofstep.models.vlm import VLM, quiet
 from chainofstep.records import Example
 from chainofstep.training.adapters import prepared
 from chainofstep.training.checkpoints import made_from
-from chainofstep.training.common import TrainConfig, arguments, check, context, quiet, row_numbers, rows_of
+from chainofstep.training.common import TrainConfig, arguments, check, context, row_numbers, rows_of
 from chainofstep.training.distributed import join
 from chainofstep.training.features import TowerFeatures, batch_features, kept_features
 from chainofstep.training.lengths import check_pictures, row_lengths
-from chainofstep.training.trainer import CountedTrainer, run
+from chainofstep.training.trainer import CountedTrainer, run, trained_before
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ def train_prm(vlm: VLM, rows: Sequence[PrmRow], config: PrmConfig, out: str | Pa
         labels_of(row)
     join(vlm.device)
     folder, examples, source = Path(out), [row.example for row in rows], made_from(config, rows, vlm)
+    if trained_before(vlm, folder, source):
+        return vlm
     check_pictures(examples)
     lengths = row_lengths(vlm, len(rows), lambda number: (examples[number], [render(rows[number].chain, STEP_TAG)]))
     data, left_out = row_numbers(lengths, config, context(vlm, config))

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from chainofstep.models.vlm import VLM, save_vlm
+from chainofstep.models.vlm import VLM, quiet, save_vlm
 from chainofstep.store import read_json, write_json
 from chainofstep.training.adapters import as_it_came
-from chainofstep.training.common import quiet
 from chainofstep.training.distributed import rank
 
 

@@ -10,15 +10,15 @@ from torch.nn import functional
 from transformers import TrainingArguments
 
 from chainofstep.models.batch import Batch, PromptCache, completion_ids, join_rows, pad_right
-from chainofstep.models.vlm import VLM
+from chainofstep.models.vlm import VLM, quiet
 from chainofstep.records import Example
 from chainofstep.training.adapters import prepared
 from chainofstep.training.checkpoints import made_from
-from chainofstep.training.common import IGNORED, TrainConfig, arguments, check, context, quiet, row_numbers, rows_of
+from chainofstep.training.common import IGNORED, TrainConfig, arguments, check, context, row_numbers, rows_of
 from chainofstep.training.distributed import join
 from chainofstep.training.features import TowerFeatures, batch_features, kept_features
 from chainofstep.training.lengths import check_pictures, row_lengths
-from chainofstep.training.trainer import CountedTrainer, run
+from chainofstep.training.trainer import CountedTrainer, run, trained_before
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ def train_sft(vlm: VLM, rows: Sequence[SftRow], config: SftConfig, out: str | Pa
     check(config, len(rows))
     join(vlm.device)
     folder, examples, source = Path(out), [row.example for row in rows], made_from(config, rows, vlm)
+    if trained_before(vlm, folder, source):
+        return vlm
     check_pictures(examples)
     lengths = row_lengths(vlm, len(rows), lambda number: (examples[number], [rows[number].text]), ending=1)
     data, left_out = row_numbers(lengths, config, context(vlm, config))

@@ -19,11 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from chainofstep.models.batch import Batch
-from chainofstep.models.vlm import VLM
+from chainofstep.models.vlm import VLM, load_vlm, quiet
 from chainofstep.store import write_json
-from chainofstep.training.checkpoints import MarkWhole, TrainedWeights, begin, last_checkpoint
-from chainofstep.training.common import TrainConfig, quiet
-from chainofstep.training.distributed import processes, rank, shard_by_layers, total, wait
+from chainofstep.training.checkpoints import MarkWhole, TrainedWeights, begin, finish, is_finished, last_checkpoint
+from chainofstep.training.common import TrainConfig
+from chainofstep.training.distributed import processes, rank, shard_by_layers, sharded_launch, total, wait
 from chainofstep.training.features import TowerFeatures
 from chainofstep.training.model_card import write_card
 from chainofstep.training.saving import save_trained
@@ -102,6 +102,24 @@ class ProgressBar(TrainerCallback):
             self.progress.update(self.task, description=f"{self.title} (loss {float(logs['loss']):.3f})")
 
 
+def trained_before(vlm: VLM, out: Path, made_from: dict[str, Any]) -> bool:
+    """Whether `out` holds the model of this very training, as after a job that was queued again: `vlm` is it then.
+
+    (With weights sharded over processes `vlm` stays as it is: load `out` to use it.) ValueError if `out` holds the
+    finished model of another training.
+    """
+    if not is_finished(out, made_from):
+        return False
+    if rank() == 0:
+        log.warning("%s holds the finished model of this very training: nothing is trained", out)
+        _clear(out)
+    if not sharded_launch():
+        attention = vlm.model.config._attn_implementation
+        saved = load_vlm(out, dtype=vlm.model.dtype, device=vlm.device, attention=attention)
+        vlm.model, vlm.processor = saved.model, saved.processor
+    return True
+
+
 def run(
     trainer: Trainer,
     vlm: VLM,
@@ -114,7 +132,8 @@ def run(
 ) -> VLM:
     """Train and save the model, its log (`training_log.json`: one dict for each update) and its card in `out`.
 
-    With `made_from`, goes on from the last whole checkpoint of the same training. `types` are those that weights are
+    With `made_from`, goes on from the last whole checkpoint of the same training, and leaves it beside the model, by
+    which `trained_before` knows it. `types` are those that weights are
     saved in. `left_out` are the ids of rows that are too long: they are listed in `left_out.json`. Returns the VLM.
     """
     checkpoint = None
@@ -135,10 +154,13 @@ def run(
     save_trained(trainer, vlm, out, types or {})
     if rank() == 0:
         write_json(out / "training_log.json", trainer.state.log_history)
+        (out / "left_out.json").unlink(missing_ok=True)
         if left_out:
             write_json(out / "left_out.json", list(left_out))
             log.warning("%d rows are longer than the model's context or max_tokens and were left out", len(left_out))
         write_card(vlm, out, title, config, trainer.state.log_history, len(left_out))
+        if made_from is not None:
+            finish(out, made_from)
         _clear(out)
     wait()
     return vlm

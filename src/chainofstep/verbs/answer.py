@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chainofstep.evaluate import Tally, by_group, grade_results, tally
+from chainofstep.llm import EndpointDown
 from chainofstep.models.endpoint import is_endpoint
 from chainofstep.pipeline.rows import forget_failures, write_chunks
 from chainofstep.pipeline.spread import HERE, Spread
@@ -100,6 +101,8 @@ def _answered(
     """A result for each example; those that the sampler could not meet have failed, and the others go on without."""
     try:
         return answers(examples) if examples else []
+    except EndpointDown:  # no fault of the examples: they can be asked again
+        raise
     except SamplingErrors as error:
         reasons = {error.ids[number]: reason for number, reason in error.failures.items()}
     failed = [_failed(example.id, reasons[example.id]) for example in examples if example.id in reasons]

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from chainofstep.llm.records import Endpoint
@@ -17,19 +18,29 @@ from chainofstep.models.endpoint.sampler import EndpointSampler
 
 KEY_VARIABLE = "COS_ENDPOINT_KEY"
 _SPEC = re.compile(r"(?P<model>.+?)@(?P<urls>https?://.+)")
+_NEARLY = re.compile(r"https?://.*|.*@(|.*://.*|[^/]*:\d+(/.*)?)")  # an address alone, or a wrong one behind the @
+_ADDRESS = re.compile(r"https?://[^/\s:]+(:\d+)?(/\S*)?|https?://\[[^]/\s]+\](:\d+)?(/\S*)?")
+_HOW = "write MODEL@URL with http:// or https://, such as Qwen/Qwen3-VL-8B@http://gpu1:8000/v1"
 
 
 def is_endpoint(model: str) -> bool:
-    """Whether a model is named as MODEL@URL, and not by a folder or hub id."""
-    return _SPEC.fullmatch(model) is not None
+    """Whether a model is named as MODEL@URL, and not by a folder or hub id; ValueError for what is nearly one."""
+    if _SPEC.fullmatch(model):
+        return True
+    if _NEARLY.fullmatch(model) and not Path(model).is_dir():
+        raise ValueError(f"{model!r} names no server: {_HOW}")
+    return False
 
 
 def servers_of(spec: str, **settings: Any) -> tuple[str, list[Server]]:
     """The model and the servers that MODEL@URL,URL names; `settings` are further fields of `Endpoint`."""
     found = _SPEC.fullmatch(spec)
     if found is None:
-        raise ValueError(f"{spec!r} is no endpoint: write MODEL@URL, such as Qwen/Qwen3-VL-8B@http://gpu1:8000/v1")
+        raise ValueError(f"{spec!r} names no server: {_HOW}")
     urls = [_base_url(url) for url in found["urls"].split(",")]
+    wrong = [url for url in urls if not _ADDRESS.fullmatch(url)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} in {spec!r} is no address of a server: {_HOW}")
     if len(set(urls)) < len(urls):
         raise ValueError(f"{spec!r} names a server twice: name each once")
     return found["model"], [Server(Endpoint(url, found["model"], **settings)) for url in urls]

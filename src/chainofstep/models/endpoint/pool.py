@@ -26,6 +26,7 @@ MUCH = 1.25  # times the mean of all: more than that is much busier
 HEALTH_SECONDS = 5.0  # in which /health must answer
 LOOK_AGAIN = 2.0  # seconds between two looks at a server that is down
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 0.5, 30.0
+NOT_THERE = "HTTP 501"  # a route that a server does not have, however often it is asked
 MOST_FAILURES = 20  # requests in a row that no attempt answered, after which the servers and not they are at fault
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -67,12 +68,25 @@ class Open:
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def ask(self, path: str, fields: dict[str, Any] | None = None, seconds: float = 10.0) -> Any:
-        """The JSON of a route below the root; ValueError says in one line why there is none."""
-        whole, wire = self.server.root + path, self.wire
-        found = await (wire.get(whole, seconds) if fields is None else wire.post(whole, json.dumps(fields).encode()))
-        if isinstance(found, Trouble):
-            raise Unanswered(self.server, found)
-        return json.loads(found)
+        """The JSON of a route below the root; `Unanswered` says in one line why there is none.
+
+        A server that is well is asked `attempts` times, as for samples.
+        """
+        whole, wire, attempts = self.server.root + path, self.wire, 0
+        while True:
+            found = await (wire.post(whole, json.dumps(fields).encode()) if fields else wire.get(whole, seconds))
+            if isinstance(found, bytes):
+                return json.loads(found)
+            attempts += 1
+            passing = found.kind == "again" and not found.reason.startswith(NOT_THERE)
+            if not passing or attempts >= self.server.endpoint.attempts or await self.unwell():
+                raise Unanswered(self.server, found)
+            await back_off(attempts, found)
+
+    async def unwell(self) -> Trouble | None:
+        """Why the server is down, by /health; None if it is well."""
+        found = await self.wire.get(self.server.root + "/health", HEALTH_SECONDS)
+        return found if isinstance(found, Trouble) and found.kind == "again" else None
 
 
 class Unanswered(ValueError):
@@ -84,6 +98,12 @@ class Unanswered(ValueError):
 
 
 Check = Callable[[Open], Awaitable[None]]
+
+
+async def back_off(attempts: int, found: Trouble) -> None:
+    """Wait before the next attempt: what the server asks for, and up to twice as long as the last time."""
+    longest = min(LONGEST_BACK_OFF, FIRST_BACK_OFF * 2 ** (attempts - 1))
+    await asyncio.sleep(min(found.wait, LONGEST_BACK_OFF) + random.uniform(0, longest))
 
 
 async def together(parts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -173,10 +193,8 @@ class Session:
     async def _is_well(self, each: Open) -> bool:
         """Whether a server that failed is well all the same; one look for all that wait for it."""
         async with each.looking:
-            if each.server.up:
-                found = await each.wire.get(each.server.root + "/health", HEALTH_SECONDS)
-                if isinstance(found, Trouble) and found.kind == "again":
-                    self._is_down(each.server, found.reason)
+            if each.server.up and (found := await each.unwell()):
+                self._is_down(each.server, found.reason)
             return each.server.up
 
     async def _watch(self) -> None:
@@ -188,8 +206,7 @@ class Session:
                     await self._take_back(each)
 
     async def _take_back(self, each: Open) -> None:
-        found = await each.wire.get(each.server.root + "/health", HEALTH_SECONDS)
-        if isinstance(found, Trouble) and found.kind == "again":
+        if await each.unwell():
             return
         try:
             await self.check(each)
@@ -250,8 +267,7 @@ class Session:
                 continue
             if attempts >= each.server.endpoint.attempts:
                 return found
-            longest = min(LONGEST_BACK_OFF, FIRST_BACK_OFF * 2 ** (attempts - 1))
-            await asyncio.sleep(min(found.wait, LONGEST_BACK_OFF) + random.uniform(0, longest))
+            await back_off(attempts, found)
 
     async def _place(self, key: bytes, samples: int) -> Open:
         """The server that takes this request, once there is room."""

@@ -21,7 +21,7 @@ from chainofstep.llm.records import EndpointDown
 from chainofstep.models.endpoint.chat import NEUTRAL, chat, prompt_key
 from chainofstep.models.endpoint.check import TRIAL, TRIAL_CHAIN, check_prm
 from chainofstep.models.endpoint.dialects import Body, Dialect
-from chainofstep.models.endpoint.pool import Open, Server, Session, Unanswered, together
+from chainofstep.models.endpoint.pool import NOT_THERE, Open, Server, Session, Unanswered, together
 from chainofstep.models.endpoint.sampler import same_kind
 from chainofstep.models.endpoint.tokens import Tokens
 from chainofstep.records import Example, Scored, ScoreFailure, StepScores
@@ -85,7 +85,7 @@ class EndpointPrm:
             try:
                 await self._ask(ask, each.server, way, TRIAL, ends_of(self._text(TRIAL_CHAIN, each.server)))
             except Unanswered as error:
-                if not error.trouble.reason.startswith(("HTTP 4", "HTTP 501")):
+                if not error.trouble.reason.startswith(("HTTP 4", NOT_THERE)):
                     raise
                 whys.append(f"{ROUTES[way]}: {error.trouble.reason}")
             except ValueError as error:

@@ -15,6 +15,10 @@ from chainofstep.records import Request, Rollout, SamplingErrors
 AT_ONCE = 16  # samples of one HTTP request, where a server can tell them apart by their seeds
 
 
+class ServersDown(SamplingErrors, EndpointDown):
+    """No server answers any more in the middle of a call: `results` holds what was sampled until then."""
+
+
 class EndpointSampler:
     """A `Sampler` over servers of one model (`endpoint.endpoint_sampler` makes it).
 
@@ -42,15 +46,16 @@ class EndpointSampler:
         """For each request its `n` rollouts, in order.
 
         `token_ids` holds an end-of-turn token that was sampled; `text` leaves it out. `SamplingErrors` (a ValueError),
-        after all others are sampled, if requests cannot be met; `EndpointDown` where no server answers any more, and
-        ValueError for a server that holds another model or changes texts, before anything is sampled.
+        after all others are sampled, if requests cannot be met; ValueError for a server that holds another model or
+        changes texts, before anything is sampled. Where no server answers any more, `EndpointDown`: a `ServersDown`,
+        with the requests that were met, if there are any.
         """
         with asyncio.Runner() as runner:
             found = runner.run(_Call(self, requests).run())
         if found.failures:
             names = [request.example.id for request in requests]
             results = [None if n in found.failures else rollouts for n, rollouts in enumerate(found.rollouts)]
-            raise SamplingErrors(results, found.failures, names)
+            raise (ServersDown if found.down else SamplingErrors)(results, found.failures, names)
         return found.rollouts
 
     async def check(self, each: Open) -> None:
@@ -76,13 +81,24 @@ class _Call:
         self.sampler, self.requests = sampler, requests
         self.rollouts: list[list[Rollout]] = [[] for _ in requests]
         self.failures: dict[int, str] = {}
+        self.down = False  # no server answers any more
         self.finished, self.total = 0, sum(request.n for request in requests)
 
     async def run(self) -> "_Call":
         if self.requests:
             async with Session(self.sampler.servers, self.sampler.check) as session:
-                await together(self._request(session, number) for number in range(len(self.requests)))
+                try:
+                    await together(self._request(session, number) for number in range(len(self.requests)))
+                except EndpointDown as error:
+                    self._end(error)
         return self
+
+    def _end(self, error: EndpointDown) -> None:
+        """Keep what was sampled before no server answered any more; the error again if that is nothing."""
+        if not any(self.rollouts):
+            raise error
+        missing = {n: str(error) for n, rollouts in enumerate(self.rollouts) if not rollouts}
+        self.failures, self.down = missing | self.failures, True
 
     async def _request(self, session: Session, number: int) -> None:
         request = self.requests[number]
