@@ -13,7 +13,11 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 #: Files that take minutes go first: what a worker begins last, all others wait for.
-LONGEST = ("test_pipeline.py", "test_data_build.py", "test_engine.py")
+LONGEST = (
+    *("test_pipeline.py", "test_distributed.py", "test_families_training.py", "test_grpo_runs.py", "test_spread.py"),
+    *("test_training_resume.py", "test_training_families.py", "test_training_machine.py", "test_families.py"),
+    *("test_plan_measured.py", "test_launched.py", "test_data_build.py", "test_engine.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

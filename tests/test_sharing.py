@@ -17,14 +17,14 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, SFTConfig, SFTTr
 
 from chainofstep.chain import render  # noqa: E402
 from chainofstep.models.encode import encode_prompt  # noqa: E402
-from chainofstep.models.vlm import VLM, load_vlm  # noqa: E402
+from chainofstep.models.vlm import VLM, load_vlm, quiet  # noqa: E402
 from chainofstep.problems.formats import FORMATS  # noqa: E402
 from chainofstep.problems.formats.files import StepWriter  # noqa: E402
 from chainofstep.records import StepRow  # noqa: E402
 from chainofstep.scoring.pairs import OutcomeScorer  # noqa: E402
 from chainofstep.scoring.rewards import StepReward  # noqa: E402
 from chainofstep.store import read_json  # noqa: E402
-from chainofstep.training.common import Lora, quiet  # noqa: E402
+from chainofstep.training.common import Lora  # noqa: E402
 from chainofstep.training.sft import SftConfig as OwnConfig  # noqa: E402
 from chainofstep.training.sft import SftRow, train_sft  # noqa: E402
 from grpo_case import chain, make_examples, teach  # noqa: E402
