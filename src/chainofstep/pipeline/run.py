@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 
-from chainofstep.models.vlm import VLM, load_vlm
 from chainofstep.pipeline.memory import MemoryWatch
 from chainofstep.pipeline.recipe import Recipe
 from chainofstep.pipeline.rows import read_pools, read_scores, write_chunks
@@ -28,6 +27,7 @@ SHIPPED = Path(str(files("chainofstep") / "recipes" / "mini_base"))
 
 
 def on_gpu() -> bool:
+    """Whether models of this machine lie on a GPU, whose memory a training needs to itself."""
     return torch.cuda.is_available()
 
 
@@ -134,9 +134,6 @@ class Run:
 
     def model_folder(self, name: str) -> str:
         return str(self.path("models", name))
-
-    def model(self, name: str) -> VLM:
-        return load_vlm(self.model_folder(name))
 
     def sampling(self, stage: str, **changes: Any) -> SearchConfig:
         """The recipe's sampling settings with this stage's own seed."""
