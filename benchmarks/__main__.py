@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from transformers.utils import logging
 
-from benchmarks import batching, beam, corpus, endpoint, labels, resume, rollouts, scoring, spread
+from benchmarks import batching, beam, corpus, endpoint, evaluation, labels, resume, rollouts, scoring, spread
 from benchmarks.common import Row, machine, note, show, write
 from benchmarks.models import Bench
 
@@ -22,6 +22,7 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "scoring": scoring.measure,
     "endpoint": endpoint.measure,
     "corpus": corpus.measure,
+    "evaluation": evaluation.measure,
     "resume": resume.measure,
     "spread": spread.measure,
 }

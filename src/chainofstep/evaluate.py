@@ -88,14 +88,16 @@ def wilson(right: int, total: int) -> tuple[float, float]:
 def paired_bootstrap(a: Sequence[bool], b: Sequence[bool], seed: int, draws: int = 2000) -> tuple[float, float, float]:
     """How much more often `a` is right than `b` on the same questions: (difference, low, high), a 95% interval.
 
-    Questions are drawn with replacement, each with both its outcomes.
+    Questions are drawn with replacement, each with both its outcomes. A draw needs to know only how many of its
+    questions were gained, lost and alike, so these three numbers are drawn.
     """
     if len(a) != len(b) or not a:
         raise ValueError(f"paired samples have {len(a)} and {len(b)} items; pass the same questions to both")
-    differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    generator = np.random.default_rng(seed)
-    means = [generator.choice(differences, size=len(differences)).mean() for _ in range(draws)]
-    low, high = np.quantile(means, [0.025, 0.975])
+    differences = np.asarray(a, dtype=int) - np.asarray(b, dtype=int)
+    total = len(differences)
+    shares = [(differences == kind).sum() / total for kind in (1, -1, 0)]
+    drawn = np.random.default_rng(seed).multinomial(total, shares, size=draws)
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / total, [0.025, 0.975])
     return float(differences.mean()), float(low), float(high)
 
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from chainofstep.cli.common import (
     METHOD_NAMES,
@@ -38,6 +37,8 @@ from chainofstep.cli.common import (
     spread_of,
 )
 from chainofstep.cli.data import data_app
+from chainofstep.cli.evaluate import eval_command
+from chainofstep.cli.measure import compare_command, eval_prm_command
 from chainofstep.cli.recipes import plan_command, recipes_command
 from chainofstep.cli.train import convert_command, push_command, train_app
 
@@ -53,18 +54,29 @@ def options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceb
 
 @command(app, "run", "cos run mini --out runs/mini --seed 0 --set dpo.beta=0.2")
 def run_command(
-    recipe: Annotated[str, typer.Argument(help="One of `cos recipes`, or mini-base (pretrain the base models).")],
+    recipe: Annotated[str, typer.Argument(help="A recipe or experiment of `cos recipes`, or mini-base (pretrain).")],
     out: OutFolder,
     seed: Seed = 0,
     settings: Settings = [],  # noqa: B006  # typer reads it, nothing changes it
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Pretrain the base models too.")] = False,
+    seeds: Annotated[str, typer.Option(help="Experiments: 0-4 or 0,2,5.", show_default="the one of --seed")] = "",
+    jobs: Annotated[int, typer.Option(help="Experiments: seeds at a time.")] = 1,
+    results: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.md", help="Experiments: the document to write.", show_default="DIR/results.md"),
+    ] = None,
 ) -> None:
-    """Run a recipe in one folder: every stage, its results and its report. The same command goes on with it."""
+    """Run a recipe or an experiment in one folder, up to its report. The same command goes on with it."""
     from chainofstep import verbs
     from chainofstep.verbs.run import MINI_BASE
 
     if recipe == MINI_BASE:
         typer.echo(f"wrote {verbs.make_mini_base(out, seed, settings)}")
+    elif recipe in verbs.experiment_titles():
+        chosen = verbs.read_seeds(seeds) if seeds else [seed]
+        typer.echo(f"wrote {verbs.run_experiments(recipe, out, chosen, settings, jobs, results)}")
+    elif seeds or jobs != 1 or results:
+        raise ValueError(f"--seeds, --jobs and --results are for experiments, and {recipe!r} is none; leave them out")
     else:
         _summary(verbs.run_recipe(recipe, out, seed, settings, from_scratch))
 
@@ -214,36 +226,13 @@ def pairs_command(
 # Search
 
 
-@command(
-    app, "eval", "cos eval models/sft examples.jsonl --method best_of_n -n 16 --prm models/prm --out results.jsonl"
-)
-def eval_command(
-    model: Policy,
-    examples: Examples,
-    out: OutFile,
-    method: Annotated[str, typer.Option(help=f"{METHOD_NAMES} (or beam), or pass_at_n, the ceiling.")] = "greedy",
-    prm: Annotated[str | None, typer.Option(help="The PRM of methods that go by score.", show_default=False)] = None,
-    n: N = 16,
-    width: Width = 1,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 0.95,
-    max_tokens: MaxTokens = 256,
-    seed: Seed = 0,
-    workers: Workers = None,
-    ray: Ray = "",
-    gpus_each: GpusEach = 1.0,
-) -> None:
-    """Answer examples by a search method: accuracy by family, with 95% intervals. Nothing leaves a denominator."""
-    from chainofstep import verbs
-    from chainofstep.search import SearchConfig
-    from chainofstep.verbs.printed import accuracies, spent
-
-    config = SearchConfig(n, width, temperature, top_p, max_tokens, seed=seed)
-    found = verbs.evaluate(model, examples, out, method, config, prm, spread_of(workers, ray, gpus_each))
-    console = Console()
-    console.print(accuracies(method, found))
-    console.print(Text(spent(found.cost)))
-    console.print(Text(f"every question: {out}"), soft_wrap=True)
+command(
+    app,
+    "eval",
+    "cos eval chartqa --model models/sft --method greedy --method best_of_n --prm models/prm --out eval/sft",
+)(eval_command)
+command(app, "eval-prm", "cos eval-prm models/prm visualprocessbench:data/vpb --out eval/prm")(eval_prm_command)
+command(app, "compare", "cos compare runs/mini runs/mini-beta --out compare.html")(compare_command)
 
 
 @command(app, "ask", 'cos ask picture.png "What is the sum of row 2?" --method beam -n 16 --run runs/mini')

@@ -16,7 +16,7 @@ def recipes_command(
     seed: Seed = 0,
     settings: Settings = [],  # noqa: B006  # typer reads it, nothing changes it
 ) -> None:
-    """List the recipes or print one, as the lines that `--set` takes."""
+    """List the recipes and experiments, or print a recipe as the lines that `--set` takes."""
     from chainofstep import verbs
 
     if recipe:
@@ -25,7 +25,7 @@ def recipes_command(
     else:
         from chainofstep.verbs.printed import recipe_list
 
-        Console().print(recipe_list(verbs.recipes()), end="")
+        Console().print(recipe_list(verbs.recipes(), verbs.experiment_titles()), end="")
 
 
 def plan_command(

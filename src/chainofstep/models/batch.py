@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from chainofstep.chain import ALL_TOKENS, JOINER
+from chainofstep.chain import ALL_TOKENS, JOINER, STEP_END
 from chainofstep.models.encode import Prompt, PromptKey, encode_prompt, encode_text, prompt_key
 from chainofstep.models.families import control_texts, end_of_turn, join_tensors
 from chainofstep.models.vlm import VLM
@@ -29,8 +29,9 @@ def assistant_ids(vlm: VLM, text: str) -> list[int]:
 
 
 def completion_ids(vlm: VLM, text: str) -> list[int]:
-    """Ids of a whole assistant turn: the text, then the end of the turn."""
-    return [*assistant_ids(vlm, text), end_of_turn(vlm.processor)]
+    """Ids of a whole assistant turn: the text, then the end of the turn. A text that ends on a step goes on: no end."""
+    ids = assistant_ids(vlm, text)
+    return ids if text.rstrip().endswith(STEP_END) else [*ids, end_of_turn(vlm.processor)]
 
 
 class PromptCache:

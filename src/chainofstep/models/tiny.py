@@ -142,6 +142,16 @@ def initialize(model: LlavaForConditionalGeneration, seed: int) -> None:
                 weight.normal_(0, weight[0].numel() ** -0.5, generator=generator)
 
 
+def shrink(vlm: VLM, layers: int) -> VLM:
+    """A copy of the first `layers` decoder layers alone: a student that has learnt to look."""
+    config = LlavaConfig.from_dict(vlm.model.config.to_dict())
+    config.text_config.num_hidden_layers = layers
+    config.text_config.layer_types = None
+    shrunk = LlavaForConditionalGeneration(config)
+    shrunk.load_state_dict({k: w for k, w in vlm.model.state_dict().items() if k in shrunk.state_dict()})
+    return VLM(shrunk.eval(), vlm.processor)
+
+
 def grow(vlm: VLM, layers: int) -> VLM:
     """A deeper copy that computes the same: new decoder layers on top, whose outputs start at zero.
 

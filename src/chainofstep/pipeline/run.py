@@ -43,6 +43,7 @@ class Run:
         self.workers: Executor | None = None
         self.closing, self.team = ExitStack(), ExitStack()
         self._examples: dict[str, list[Example]] = {}
+        self.used: list[str] = []  # stages asked for in this process, finished before or not
 
     def __enter__(self) -> "Run":
         with ExitStack() as opening:  # closes what was opened if what comes after fails
@@ -82,6 +83,7 @@ class Run:
 
     def stage(self, name: str, work: Callable[[], Sequence[Path]], **inputs: Any) -> None:
         """Run a stage unless it is finished. `inputs` are the settings that decide it."""
+        self.used.append(name)
         known = self.folder.stage(name)
         watch = MemoryWatch()
 
@@ -98,15 +100,18 @@ class Run:
         """Whether the truth of every step is known: of generated problems alone."""
         return not self.recipe.data
 
-    def train(self, name: str, **inputs: Any) -> None:
-        """Run a training stage, in this process or, as the recipe says, in several that it launches."""
+    def train(self, name: str, here: Callable[[], Sequence[Path]] | None = None, **inputs: Any) -> None:
+        """Run a training stage, in this process or, as the recipe says, in several that it launches.
+
+        `here` is a training that a launch does not know by its name: this process does it.
+        """
         from chainofstep.pipeline.launched import launch
         from chainofstep.pipeline.trainings import training
 
         def work() -> Sequence[Path]:
             with self._room():
-                if self.recipe.launch.processes == 1 and not self.recipe.launch.command:
-                    return training(self, name)()
+                if here or (self.recipe.launch.processes == 1 and not self.recipe.launch.command):
+                    return (here or training(self, name))()
                 launch(self.recipe.launch, self.folder.path, name)
             return [self.path("models", name.removesuffix("/train"))]
 
@@ -167,7 +172,8 @@ class Run:
     def score(self, stage: str, pools: str, examples: Sequence[Example], scorer: Scorer) -> None:
         """`stage/scores.jsonl`: scores of the pools that stage `pools` wrote."""
 
-        placed = replace(scorer, model=self.prm) if scorer.kind == "prm" else scorer
+        own = scorer.kind == "prm" and scorer.model == self.model_folder("prm")
+        placed = replace(scorer, model=self.prm) if own else scorer  # the run's PRM may be on servers
 
         def work() -> Sequence[Path]:
             log = self.folder.log(f"{stage}/scores")

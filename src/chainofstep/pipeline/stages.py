@@ -1,6 +1,7 @@
 """The stages of a run, in order: problems, base, SFT, labels, PRM, rounds of DPO, search, report."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from chainofstep.pipeline.measure import write_results
@@ -23,12 +24,12 @@ def run_recipe(run: Run) -> Path:
     label_steps(run)
     run.train("prm", config=resolved(run.recipe.prm))
     for number in range(1, run.recipe.rounds.rounds + 1):
-        dpo_round(run, "dpo", number)
+        dpo_round(run, by_prm(run), number)
     if run.recipe.grpo is not None:
         run.train("grpo", config=resolved(run.recipe.grpo))
         greedy_answers(run, "grpo")
     for number in range(1, run.recipe.rounds.outcome_rounds + 1):
-        dpo_round(run, "outcome", number)
+        dpo_round(run, by_outcome(run), number)
     search(run)
     write_results(run)
     return write_report(run.folder.path)
@@ -76,27 +77,48 @@ def label_steps(run: Run) -> None:
     run.score("labels/unseen", "labels/unseen", unseen, scorer)
 
 
-def dpo_round(run: Run, reward: str, number: int) -> None:
-    """A round: sample with the last policy, score, pair, train against the SFT model (A6). `reward`: dpo or outcome.
+@dataclass(frozen=True)
+class Reward:
+    """What rounds of DPO go by: their models are `NAME-1`, `NAME-2`, ... and start from the model `sft`."""
 
-    The first round of both rewards scores the same rollouts, for both start from the SFT model.
+    name: str
+    scorer: Scorer
+    rule: PairRule
+    sft: str = "sft"
+    scored_as: str = ""  # a reward of the same scorer: its scores of the first round are taken
+
+
+def by_prm(run: Run) -> Reward:
+    return Reward("dpo", prm(run), run.recipe.pairs)
+
+
+def by_outcome(run: Run) -> Reward:
+    return Reward("outcome", Scorer("outcome"), run.recipe.outcome_pairs)
+
+
+def dpo_round(run: Run, reward: Reward, number: int, here: Callable[[], Sequence[Path]] | None = None) -> None:
+    """A round: sample with the last policy, score, pair, train against the SFT model (A6); `here` as in `run.train`.
+
+    The first rounds of all rewards of one SFT model score the same rollouts.
     """
-    name, last = f"{reward}-{number}", "sft" if number == 1 else f"{reward}-{number - 1}"
-    examples = run.examples(f"dpo-{number}")
-    sampled = f"dpo-{number}" if number == 1 else name
+    name, last = f"{reward.name}-{number}", reward.sft if number == 1 else f"{reward.name}-{number - 1}"
+    examples, rule = run.examples(f"dpo-{number}"), reward.rule
+    sampled = name if number > 1 else "dpo-1" if reward.sft == "sft" else f"{reward.sft}/pool"
     run.sample(sampled, run.model_folder(last), examples, run.sampling(f"dpo-{number}"))
-    run.score(name, sampled, examples, prm(run) if reward == "dpo" else Scorer("outcome"))
-    rule = run.recipe.pairs if reward == "dpo" else run.recipe.outcome_pairs
-    run.stage(f"{name}/pairs", lambda: _write_pairs(run, name, sampled, examples, rule), rule=resolved(rule))
-    run.train(f"{name}/train", config=resolved(run.recipe.dpo), weights=run.recipe.rounds.weights)
+    scored = f"{reward.scored_as}-1" if number == 1 and reward.scored_as else name
+    run.score(scored, sampled, examples, reward.scorer)
+    run.stage(f"{name}/pairs", lambda: _write_pairs(run, name, sampled, scored, examples, rule), rule=resolved(rule))
+    run.train(f"{name}/train", here, config=resolved(run.recipe.dpo), weights=run.recipe.rounds.weights)
     greedy_answers(run, name)
 
 
-def _write_pairs(run: Run, name: str, sampled: str, examples: Sequence[Example], rule: PairRule) -> list[Path]:
+def _write_pairs(
+    run: Run, name: str, sampled: str, scored_as: str, examples: Sequence[Example], rule: PairRule
+) -> list[Path]:
     log, rejects = run.folder.log(f"{name}/pairs"), run.folder.rejects(name)
     for part in (log, rejects):
         part.path.unlink(missing_ok=True)  # a killed attempt left a part
-    pools, scores = run.pools(sampled, examples), run.scores(name, examples)
+    pools, scores = run.pools(sampled, examples), run.scores(scored_as, examples)
     for example, pool, scored in zip(examples, pools, scores, strict=True):
         pairs, refused = choose_pairs(example, pool, scored, rule)
         for pair in pairs:

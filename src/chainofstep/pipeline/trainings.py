@@ -11,7 +11,7 @@ from chainofstep.models.vlm import add_step_tokens
 from chainofstep.pipeline.run import Run
 from chainofstep.pipeline.workers import prm
 from chainofstep.problems.tasks.lessons import uneven
-from chainofstep.records import Example, Pair, StepScores
+from chainofstep.records import Example, Pair, StepScorer, StepScores
 from chainofstep.scoring.monte_carlo import derive_seed
 from chainofstep.store import read_records
 from chainofstep.training.dpo import train_dpo
@@ -26,26 +26,29 @@ Training = Callable[[], Sequence[Path]]
 def training(run: Run, stage: str) -> Training:
     """The work of a training stage: `sft`, `prm`, `grpo`, or `dpo-N/train` and `outcome-N/train`."""
     if stage == "sft":
-        return lambda: _sft(run)
+        return lambda: fine_tuned(run, "sft")
     if stage == "prm":
         return lambda: _prm(run)
     if stage == "grpo":
-        return lambda: _grpo(run)
+        return lambda: rewarded(run, "grpo", prm(run.prm))
     reward, number = stage.removesuffix("/train").split("-")
-    return lambda: _round(run, reward, int(number))
+    return lambda: preferred(run, reward, int(number))
 
 
-def _sft(run: Run) -> list[Path]:
-    """The policy on gold chains (paper A2), some of them hasty, from the base with the reasoning tokens added."""
+def fine_tuned(run: Run, name: str, told: Callable[[Chain], Chain] = lambda chain: chain) -> list[Path]:
+    """The policy on gold chains (paper A2), some of them hasty, from the base with the reasoning tokens added.
+
+    `told` is how a chain is told: as it is, or for comparison without some of its parts.
+    """
     config = replace(run.recipe.sft, seed=derive_seed(run.recipe.seed, "sft") % 2**31)
     vlm = load_for_training(run.base("policy"), config)
     add_step_tokens(vlm, REASONING_TOKENS)
-    rows = [SftRow(example, render(_taught(run, example))) for example in run.examples("sft")]
-    train_sft(vlm, rows, config, run.path("models", "sft"))
-    return [run.path("models", "sft")]
+    rows = [SftRow(example, render(told(taught(run, example)))) for example in run.examples("sft")]
+    train_sft(vlm, rows, config, run.path("models", name))
+    return [run.path("models", name)]
 
 
-def _taught(run: Run, example: Example) -> Chain:
+def taught(run: Run, example: Example) -> Chain:
     """The chain that SFT learns for an example: whole or, in the recipe's share, hasty.
 
     A policy taught by chains of one kind alone has no choice of how to go about a question. Taught by thorough and
@@ -60,7 +63,12 @@ def _taught(run: Run, example: Example) -> Chain:
 
 
 def _prm(run: Run) -> list[Path]:
-    """The PRM, from its backbone, on the labelled chains (A4). Unparseable chains go to the rejects."""
+    """The PRM, from its backbone, on the labelled chains (A4)."""
+    return verifying(run, "prm", labelled(run), run.base("prm"))
+
+
+def labelled(run: Run) -> list[PrmRow]:
+    """The chains with Monte-Carlo labels. Unparseable ones go to the rejects."""
     rows = []
     examples = run.examples("labels")
     if run.leads:
@@ -72,11 +80,16 @@ def _prm(run: Run) -> list[Path]:
                 rows.append(PrmRow(example, rollout.chain, _labels(run, label), label.answer))
             elif run.leads:
                 run.folder.reject("prm", example.id, "no labelled chain", {"text": rollout.text})
+    return rows
+
+
+def verifying(run: Run, name: str, rows: Sequence[PrmRow], backbone: str) -> list[Path]:
+    """A PRM from labelled chains."""
     config = replace(run.recipe.prm, seed=derive_seed(run.recipe.seed, "prm") % 2**31)
-    vlm = load_for_training(run.base("prm"), config)
+    vlm = load_for_training(backbone, config)
     add_step_tokens(vlm)
-    train_prm(vlm, rows, config, run.path("models", "prm"))
-    return [run.path("models", "prm")]
+    train_prm(vlm, rows, config, run.path("models", name))
+    return [run.path("models", name)]
 
 
 def _labels(run: Run, shares: StepScores) -> tuple[float, ...]:
@@ -85,25 +98,25 @@ def _labels(run: Run, shares: StepScores) -> tuple[float, ...]:
     return shares.steps if settings.soft else tuple(float(share > settings.hard_threshold) for share in shares.steps)
 
 
-def _round(run: Run, reward: str, number: int) -> list[Path]:
+def preferred(run: Run, reward: str, number: int, sft: str = "sft") -> list[Path]:
     """A round of DPO against the SFT model (A6), from its pairs."""
-    name, last = f"{reward}-{number}", "sft" if number == 1 else f"{reward}-{number - 1}"
+    name, last = f"{reward}-{number}", sft if number == 1 else f"{reward}-{number - 1}"
     by_id = {example.id: example for example in run.examples(f"dpo-{number}")}
     pairs = [(by_id[pair.example_id], pair) for pair in read_records(run.path(name, "pairs.jsonl"), Pair)]
-    start = last if run.recipe.rounds.weights == "continue" else "sft"
+    start = last if run.recipe.rounds.weights == "continue" else sft
     config = replace(run.recipe.dpo, seed=derive_seed(run.recipe.seed, name) % 2**31)
     policy = load_for_training(run.model_folder(start), config)
     # With its adapters off, a policy is what it started from: the reference, where that was the SFT model.
-    inside = config.lora.rank > 0 and start == "sft"
-    reference = None if inside else load_for_training(run.model_folder("sft"), config)
+    inside = config.lora.rank > 0 and start == sft
+    reference = None if inside else load_for_training(run.model_folder(sft), config)
     train_dpo(policy, reference, pairs, config, run.path("models", name))
     return [run.path("models", name)]
 
 
-def _grpo(run: Run) -> list[Path]:
-    """GRPO from the SFT model on the PRM's scores (A7)."""
+def rewarded(run: Run, name: str, scorer: StepScorer | None) -> list[Path]:
+    """GRPO from the SFT model on a scorer's path scores (A7), or, without one, on right answers."""
     assert run.recipe.grpo is not None
     config = replace(run.recipe.grpo, seed=derive_seed(run.recipe.seed, "grpo") % 2**31)
     policy = load_for_training(run.model_folder("sft"), config)
-    train_grpo(policy, run.examples("dpo-1"), prm(run.prm), config, run.path("models", "grpo"))
-    return [run.path("models", "grpo")]
+    train_grpo(policy, run.examples("dpo-1"), scorer, config, run.path("models", name))
+    return [run.path("models", name)]

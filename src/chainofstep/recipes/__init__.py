@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 from chainofstep.pipeline.recipe import Recipe
 from chainofstep.recipes import paper
-from chainofstep.recipes.mini import mini, smoke
+from chainofstep.recipes.mini import mini, smoke, suite
 
 RECIPES: dict[str, Callable[[int], Recipe]] = {
     "mini": mini,
     "smoke": smoke,
+    "paper": suite,
     "internvl2_5_8b": paper.internvl2_5_8b,
     "internvl2_5_8b_script": paper.internvl2_5_8b_script,
     "internvl2_5_8b_grpo": paper.internvl2_5_8b_grpo,

@@ -94,6 +94,49 @@ class Plot:
     marks: tuple[tuple[float, str], ...] = ()  # vertical lines at x, with a word
 
 
+@dataclass(frozen=True)
+class Dots:
+    """Shares by row, from top to bottom: a dot with its interval for each series, whose `x` are places of rows."""
+
+    rows: tuple[str, ...]
+    series: tuple[Series, ...]
+
+
+def dots_to_png(dots: Dots) -> bytes:
+    """The dots as a PNG file on white, 936 pixels wide, as high as it needs."""
+    target = BytesIO()
+    with rc_context({**STYLE, "axes.grid.axis": "x"}):
+        _dot_figure(dots).savefig(target, format="png", dpi=180, metadata={"Software": None})
+    return target.getvalue()
+
+
+def _dot_figure(dots: Dots) -> Figure:
+    lane = 0.16 if len(dots.series) > 1 else 0.0
+    height = 1.1 + len(dots.rows) * (0.24 + lane * len(dots.series))
+    figure = Figure(figsize=(SIZE_INCHES[0], height))
+    axes = figure.subplots()
+    longest = max(map(len, dots.rows))
+    figure.subplots_adjust(
+        left=min(0.55, 0.04 + LETTER_WIDTH * longest), right=0.96, bottom=0.42 / height, top=1 - 0.45 / height
+    )
+    step = 0.7 / max(1, len(dots.series))
+    for number, series in enumerate(dots.series):
+        places = [x + (number - (len(dots.series) - 1) / 2) * step for x in series.x]
+        color = LIGHT[series.color]
+        axes.hlines(places, series.low, series.high, color=color, alpha=0.45, linewidth=3)
+        axes.plot(series.y, places, "o", color=color, label=series.label)
+    axes.set_yticks(range(len(dots.rows)), list(dots.rows))
+    axes.set_ylim(len(dots.rows) - 0.5, -0.5)
+    axes.tick_params(length=0)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 2):g}%"))
+    if len(dots.series) > 1:
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8, labelcolor="linecolor",
+            handletextpad=0.2, columnspacing=1, borderaxespad=0.2,
+        )  # fmt: skip
+    return figure
+
+
 def to_svg(plot: Plot, name: str) -> Html:
     """The plot as an `<svg>` element for a page; `name` keeps its ids apart from those of other plots."""
     target = StringIO()

@@ -4,17 +4,21 @@ Problems, pairs and reports need no weights, so what needs torch is imported whe
 install can do the rest, and `cos` answers fast.
 """
 
-from chainofstep.verbs.answer import Evaluation, ask, evaluate, run_models
+from chainofstep.verbs.answer import ask, run_models
 from chainofstep.verbs.build import EndpointSettings, build, build_config, judge_endpoints
+from chainofstep.verbs.compare import compare
 from chainofstep.verbs.corpus import card, check_rows, export_rows, import_rows, mix, split, stats
 from chainofstep.verbs.data import Paired, annotate, pairs, sample
+from chainofstep.verbs.evaluate import evaluate
+from chainofstep.verbs.experiments import experiment_titles, read_seeds, run_experiments
 from chainofstep.verbs.judge import judge, merge_scores
+from chainofstep.verbs.prm_eval import eval_prm
+from chainofstep.verbs.regrade import regrade
 from chainofstep.verbs.run import make_mini_base, problems, recipe_lines, recipes, report, run_recipe
 from chainofstep.verbs.train import Trained, convert, push, train_dpo, train_grpo, train_prm, train_sft
 
 __all__ = [
     "EndpointSettings",
-    "Evaluation",
     "Paired",
     "Trained",
     "annotate",
@@ -23,8 +27,11 @@ __all__ = [
     "build_config",
     "card",
     "check_rows",
+    "compare",
     "convert",
+    "eval_prm",
     "evaluate",
+    "experiment_titles",
     "export_rows",
     "import_rows",
     "judge",
@@ -35,9 +42,12 @@ __all__ = [
     "pairs",
     "problems",
     "push",
+    "read_seeds",
     "recipe_lines",
     "recipes",
+    "regrade",
     "report",
+    "run_experiments",
     "run_models",
     "run_recipe",
     "sample",

@@ -2,36 +2,35 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chainofstep.evaluate import wilson
 from chainofstep.problems.stats import Stats
 from chainofstep.records import ScoreFailure, StepScores
-from chainofstep.report.wording import interval, percent
+from chainofstep.report.evaluation import caption, sheets
+from chainofstep.report.wording import percent
 from chainofstep.scoring.merge import Agreement
 from chainofstep.search import Cost, SearchResult
-from chainofstep.verbs.answer import Evaluation
 
 if TYPE_CHECKING:
     from chainofstep.pipeline.recipe import Recipe
 
 
-def accuracies(title: str, found: Evaluation) -> Table:
-    """A table of outcomes by family, with 95% intervals."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Family")
-    for heading in ("Accuracy", "95% interval", "Right", "Wrong", "Unparseable", "Failed", "All"):
-        table.add_column(heading, justify="right")
-    for family, counts in found.tallies.items():
-        outcomes = (counts.right, counts.wrong, counts.unparseable, counts.failed, counts.total)
-        shares = (percent(counts.accuracy), interval(*wilson(counts.right, counts.total)))
-        table.add_row(*map(Text, (family, *shares, *map(str, outcomes))))
-    return table
+def print_evaluation(results: Mapping[str, Any], console: Console) -> None:
+    """The tables of an evaluation, and what must be known to read them."""
+    for sheet in sheets(results):
+        table = Table(title=Text(sheet.title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        for number, heading in enumerate(sheet.headings):
+            table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
+        for row in sheet.rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+    for line in caption(results):
+        console.print(Text(line), soft_wrap=True)
 
 
 def spent(cost: Cost) -> str:
@@ -114,12 +113,15 @@ def agreement_table(files: tuple[Path, Path], agreement: Agreement) -> Table:
     return table
 
 
-def recipe_list(recipes: Mapping[str, tuple["Recipe", str]]) -> Text:
-    """Recipes by name: what each is for, and the models it starts from."""
+def recipe_list(recipes: Mapping[str, tuple["Recipe", str]], experiments: Mapping[str, str]) -> Text:
+    """Recipes by name: what each is for, and the models it starts from. Then the experiments' titles."""
     text = Text()
     for name, (recipe, purpose) in recipes.items():
         policy = recipe.policy or "the shipped small model"
         judge = "" if recipe.backbone in ("", recipe.policy) else f", PRM from {recipe.backbone}"
         text.append(f"{name}\n", style="bold")
         text.append(f"  {purpose}\n").append(f"  {policy}{judge}\n", style="dim")
+    text.append("\nExperiments on the small models, for several seeds (cos run paper --seeds 0-2)\n")
+    for name, title in experiments.items():
+        text.append(f"{name:<10}", style="bold").append(f" {title}\n")
     return text

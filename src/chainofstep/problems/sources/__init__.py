@@ -8,7 +8,7 @@ Rows are taken as published; nothing is dropped silently. Pictures stay inside t
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from chainofstep.problems.sources.source import ROW_NUMBER, Source
 from chainofstep.records import Example, Reject
 from chainofstep.store import write_bytes
 
-__all__ = ["SOURCES", "Source", "load", "load_hub"]
+__all__ = ["SOURCES", "Check", "Rows", "Source", "hub_rows", "load", "load_hub", "published_files", "spellings"]
 
 SOURCES: dict[str, Source] = {
     source.name: source for module in (mathematics, charts, science, world) for source in module.SOURCES
@@ -42,8 +42,8 @@ def load(
     split have `meta["evaluation_split"]`. Pictures embedded in .parquet are written to `pictures` (default:
     root/pictures). `ValueError` if there are no files.
     """
-    rows = _Rows(source, split, pictures or root / "pictures", check)
-    for path in _files(source, root, split):
+    rows = Rows(source, split, pictures or root / "pictures", check)
+    for path in published_files(source, root, split):
         for number, found in enumerate(rows_of(path)):
             if isinstance(found, Reject):
                 yield found
@@ -57,26 +57,31 @@ def load_hub(source: Source, split: str, pictures: Path, hub: str | None = None)
     `hub` is another hub id or a local folder in place of the source's, read in its default configuration.
     `ValueError` if the set cannot be opened.
     """
-    from datasets import load_dataset
-
     name = hub or source.hub
     if not name:
         raise ValueError(f"{source.title} is not on the hub: give local files. {source.note}")
     config = source.hub_config if hub is None and source.hub_config else None
-    try:
-        # Pictures stay as published bytes: decoding is the check's, and a broken one must not end the stream.
-        stream = load_dataset(name, config, split=split, streaming=True).decode(False)
-    except (OSError, RuntimeError, ValueError) as error:
-        problem = " ".join(str(error).split())[:300]
-        raise ValueError(f"{name}, split {split}, cannot be opened ({problem}): give local files") from error
-    rows = _Rows(source, split, pictures, "none")  # a picture is checked when it is written
-    for number, row in enumerate(stream):
+    rows = Rows(source, split, pictures, "none")  # a picture is checked when it is written
+    for number, row in enumerate(hub_rows(name, config, split)):
         yield from rows.read(f"{name}/{split}:{number}", row, f"{split}-{number}", ())
 
 
-def _files(source: Source, root: Path, split: str | None) -> list[Path]:
-    """`items.jsonl`, or what the first of the source's patterns finds."""
-    names = sorted(_spellings(split)) if split else ["*"]
+def hub_rows(hub: str, config: str | None, split: str) -> Iterable[Mapping[str, Any]]:
+    """The rows of a split of a hub id or a local folder, streamed; `ValueError` if it cannot be opened."""
+    from datasets import load_dataset
+
+    try:
+        # Pictures stay as published bytes: decoding is the check's, and a broken one must not end the stream.
+        rows: Iterable[Mapping[str, Any]] = load_dataset(hub, config, split=split, streaming=True).decode(False)
+    except (OSError, RuntimeError, ValueError) as error:
+        problem = " ".join(str(error).split())[:300]
+        raise ValueError(f"{hub}, split {split}, cannot be opened ({problem}): give local files") from error
+    return rows
+
+
+def published_files(source: Source, root: Path, split: str | None) -> list[Path]:
+    """`items.jsonl`, or what the first of the source's patterns finds; `ValueError` if there is none."""
+    names = sorted(spellings(split, source.splits)) if split else ["*"]
     for pattern in ("items.jsonl", *source.files):
         found = {path for name in names for path in root.glob(pattern.replace("{split}", name))}
         if found:
@@ -85,7 +90,7 @@ def _files(source: Source, root: Path, split: str | None) -> list[Path]:
     raise ValueError(f"no files of {source.title} in {root}: expected {wanted}")
 
 
-class _Rows:
+class Rows:
     """Rows of one set on their way to Examples: ids seen, pictures written."""
 
     def __init__(self, source: Source, split: str | None, pictures: Path, check: Check):
@@ -98,7 +103,7 @@ class _Rows:
     ) -> Iterator[Example | Reject]:
         """The row's Example or Reject; nothing for a row of another split. Its paths lie in one of `folders`."""
         own = _split_of(row)
-        if self.split and own and _spellings(own) != _spellings(self.split):
+        if self.split and own and own not in spellings(self.split, self.source.splits):
             return
         try:
             row = self._unpacked(row)
@@ -115,7 +120,7 @@ class _Rows:
     def _split_facts(self, split: str | None) -> dict[str, Any]:
         if not split:
             return {}
-        evaluated = any(_spellings(split) == _spellings(other) for other in self.source.evaluation_splits)
+        evaluated = any(split in spellings(other, self.source.splits) for other in self.source.evaluation_splits)
         return {"split": split} | ({"evaluation_split": True} if evaluated else {})
 
     def _picture(self, path: str, folders: Sequence[Path]) -> Path:
@@ -138,12 +143,13 @@ class _Rows:
             embedded = [_embedded(one) for one in (value if isinstance(value, list) else [value])]
             contents = [content for content in embedded if isinstance(content, bytes)]
             if contents:
-                paths += [self._write(content) for content in contents]
+                paths += [self.write(content) for content in contents]
             else:
                 plain[name] = embedded[0] if isinstance(value, dict) else value
         return plain | ({"image": paths if len(paths) > 1 else paths[0]} if paths else {})
 
-    def _write(self, content: bytes) -> str:
+    def write(self, content: bytes) -> str:
+        """The path of the file with this picture; `PictureError` if it is none."""
         form = picture_format(content)
         name = hashlib.sha256(content).hexdigest()[:40] + SUFFIXES.get(form, f".{form.lower()}")
         path = self.pictures / name[:2] / name  # a folder of its own for each 256th: sets have 100,000s
@@ -164,13 +170,19 @@ def _split_of(row: Mapping[str, Any]) -> str | None:
     """The split that a row names, in a field or at the start of its id (ChartQA)."""
     for name in _SPLIT_FIELDS:
         if isinstance(row.get(name), str):
-            return str(row[name])
+            named = _SPLIT_IN_ID.match(row[name])  # VLMEvalKit's ChartQA: test_human
+            return named.group(1) if named else str(row[name])
     named = _SPLIT_IN_ID.match(str(row.get("id")))
     return named.group(1) if named else None
 
 
-def _spellings(split: str) -> frozenset[str]:
-    return frozenset(_SAME_SPLIT if split in _SAME_SPLIT else (split,))
+def spellings(split: str, splits: Sequence[str]) -> frozenset[str]:
+    """The names of one split: `val` is `validation`, and `dev` too unless the set, of these `splits`, has both."""
+    if split not in _SAME_SPLIT:
+        return frozenset((split,))
+    if "dev" in splits and not {"val", "validation"}.isdisjoint(splits):  # MMMU
+        return frozenset(("dev",) if split == "dev" else ("val", "validation"))
+    return frozenset(_SAME_SPLIT)
 
 
 def _printable(value: Any) -> Any:

@@ -1,0 +1,99 @@
+"""What `cos eval` found, as tables: for a terminal, and as Markdown beside the figures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chainofstep.benchmarks.scores import ALL, Row
+from chainofstep.report.wording import interval, mean, method_name, percent
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table as texts, to be written as Markdown or on a terminal."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def sheets(results: Mapping[str, Any]) -> Iterator[Sheet]:
+    """The table of the methods, then one for each official breakdown."""
+    rows: list[Row] = results["rows"]
+    whole = [row for row in rows if row["group"] == ALL and not row["breakdown"]]
+    official = any(row["credited"] != row["right"] for row in whole)
+    spent = any("sampled_tokens" in row for row in whole)
+    headings: tuple[str, ...] = ("Method", "N", "Accuracy", "95% interval")
+    headings += ("Right", "Wrong", "Unparseable", "Failed")
+    headings += ("Official",) * official + ("Tokens",) * spent
+    yield Sheet(_title(results), headings, [_whole(row, official, spent) for row in whole])
+    for breakdown in dict.fromkeys(row["breakdown"] for row in rows if row["breakdown"]):
+        parts = [row for row in rows if row["breakdown"] == breakdown]
+        headings = ("Method", "N", breakdown.capitalize(), "Accuracy", "95% interval", "Right", "All")
+        headings += ("Official",) * official
+        yield Sheet(f"By {breakdown}", headings, [_part(row, official) for row in parts])
+
+
+def _title(results: Mapping[str, Any]) -> str:
+    split = f", {results['split']}" if results.get("split") else ""
+    return f"{results['title']}{split}: {results['items']:,} items"
+
+
+def _label(row: Row) -> tuple[str, str]:
+    name = method_name(row["method"])
+    if row["method"] == "step_beam":
+        name += f", width {row['width']}"
+    return name, str(row["n"])
+
+
+def _share(row: Row) -> tuple[str, str]:
+    return percent(row["accuracy"]), interval(row["low"], row["high"])
+
+
+def _whole(row: Row, official: bool, spent: bool) -> tuple[str, ...]:
+    cells = (*_label(row), *_share(row), *(str(row[kind]) for kind in ("right", "wrong", "unparseable", "failed")))
+    cells += (percent(row["official"]),) * official
+    tokens = mean(row["sampled_tokens"] / row["total"]) if "sampled_tokens" in row else ""
+    return cells + (tokens,) * spent
+
+
+def _part(row: Row, official: bool) -> tuple[str, ...]:
+    cells = (*_label(row), row["group"], *_share(row), str(row["right"]), str(row["total"]))
+    return cells + (percent(row["official"]),) * official
+
+
+def caption(results: Mapping[str, Any]) -> list[str]:
+    """What must be known to read the tables, a sentence a line."""
+    methods = {row["method"] for row in results["rows"]}
+    lines = [
+        "Unparseable and failed items count as not right; intervals are Wilson's; tokens are those sampled a question."
+    ]
+    if methods - {"greedy", "step_beam", "predictions"}:
+        lines.append("Pool methods at every N choose from the first N of one pool of samples, scored once by the PRM.")
+    if "step_beam" in methods:
+        lines.append("Beam search is sampled anew for each N; its N is samples a level.")
+    if any(row["credited"] != row["right"] for row in results["rows"]):
+        lines.append("The official score credits what the benchmark's own script does, its guesses too.")
+    if results["rejected"]:
+        lines.append(f"{len(results['rejected'])} rows could not be read: failed items, in no group.")
+    return lines + ([results["note"]] if results.get("note") else []) + list(results["problems"])
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The tables and what must be known to read them."""
+    parts = []
+    for sheet in sheets(results):
+        lines = [_line(sheet.headings), "|" + "---|" * len(sheet.headings), *map(_line, sheet.rows)]
+        parts.append(f"## {_escaped(sheet.title)}\n\n" + "\n".join(lines) + "\n")
+    parts.insert(1, "\n".join(f"- {_escaped(line)}" for line in caption(results)) + "\n")
+    return "\n".join(parts)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(_escaped, cells)) + " |"
+
+
+def _escaped(text: str) -> str:
+    """Text that neither ends a cell nor is taken for markup."""
+    plain = " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;")
+    return plain.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_").replace("`", "\\`")

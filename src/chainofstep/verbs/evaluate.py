@@ -1,0 +1,223 @@
+"""A benchmark's items answered by several methods, in one folder that is gone on with and regraded from its texts.
+
+OUT/eval.json                    what it is made from, and the methods that are finished
+OUT/greedy/rollouts.jsonl        {"id", "rollouts"}
+OUT/pool/rollouts.jsonl          one pool of samples for all methods that choose from one
+OUT/pool/scores.jsonl            its PRM scores
+OUT/beam-16-1/results.jsonl      a SearchResult an item
+OUT/verdicts/greedy.jsonl        {"id", "outcome", "answer", "credit", "note"}
+OUT/results.json, results.md     figures and tables
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chainofstep.benchmarks.scores import Run
+from chainofstep.llm import EndpointDown
+from chainofstep.pipeline import workers
+from chainofstep.pipeline.rows import CHUNK, forget_failures, write_chunks
+from chainofstep.pipeline.spread import HERE, Spread
+from chainofstep.records import Example, Rollout, SamplingErrors, from_row
+from chainofstep.row_index import RowIndex
+from chainofstep.search import BY_SCORE, METHODS, POOL_METHODS, Cost, SearchConfig, SearchResult
+from chainofstep.settings import difference, resolved
+from chainofstep.store import Log, read_json, write_json
+from chainofstep.verbs.files import choose, fingerprint
+from chainofstep.verbs.grading import GREEDY, POOL, SCORES, beam_log, grade, write_results
+from chainofstep.verbs.items import fingerprint_of, read_items
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+NEEDS_PRM = BY_SCORE | {"step_beam"}
+ROWS_AT_ONCE = 512  # samples in one call of the sampler: towards its end fewer and fewer are in flight
+SETTINGS = "eval.json"
+
+
+def evaluate(
+    benchmark: str,
+    model: str,
+    out: Path,
+    methods: Sequence[str] = ("greedy",),
+    sizes: Sequence[int] = (16,),
+    config: SearchConfig = SearchConfig(),  # noqa: B008  # frozen
+    prm: str | None = None,
+    prompt: str | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    spread: Spread = HERE,
+) -> dict[str, Any]:
+    """Answer a benchmark's items by each method at each N of `sizes`, grade them, and give what `results.json` holds.
+
+    `config` says how to sample; its `n` does not matter. What is stored is not made again, and a finished folder is
+    regraded without its model being loaded; items that failed are tried again. Another method may be added later.
+    """
+    runs = runs_of(methods, sizes, config.width)
+    prm = needed_prm([run.method for run in runs], prm)
+    items = read_items(benchmark, split, limit)
+    how = items.prompt(prompt)
+    asked = items.asked(how)
+    made_from: dict[str, Any] = {"benchmark": items.benchmark.name, "split": items.split, "limit": limit, "prompt": how}
+    made_from |= {"model": fingerprint(model), "sampling": _sampling(config), "asked": fingerprint_of(asked)}
+    made_from |= {"prm": fingerprint(prm)} if prm else {}
+    pool = max((run.n for run in runs if run.method in POOL_METHODS), default=None)
+    _claim(out, made_from | ({"pool": pool} if pool else {}))
+    with spread.start() as team:
+        maker = _Maker(asked, model, prm, config, out, team)
+        for stage in maker.stages(runs, pool):
+            stage()
+    known = _finished(out, runs)
+    facts = {"model": model, "prm": prm, "prompt": how, "sampling": _sampling(config)}
+    return write_results(out, items, *grade(out, items, known), facts)
+
+
+def runs_of(methods: Sequence[str], sizes: Sequence[int], width: int) -> list[Run]:
+    """Each method at each N, once; ValueError for a method that is none, or sizes that do not fit it."""
+    names = [choose(full_name(method), METHODS, "method") for method in methods]
+    if not names or not sizes or min(sizes) < 1:
+        raise ValueError(f"methods {list(methods)} at N {list(sizes)}: give at least one method, and N from 1")
+    if "step_beam" in names and (width < 1 or any(n % width for n in sizes)):
+        raise ValueError(f"n is {', '.join(map(str, sizes))} and width {width}; choose a width that divides n")
+    runs = [
+        Run(name, n if name != "greedy" else 1, width if name == "step_beam" else 1) for name in names for n in sizes
+    ]
+    return list(dict.fromkeys(runs))
+
+
+def full_name(method: str) -> str:
+    """A search method's name; "beam" is short for "step_beam"."""
+    return "step_beam" if method == "beam" else method
+
+
+def needed_prm(methods: Sequence[str], prm: str | None) -> str | None:
+    """The PRM where a method goes by score."""
+    needing = [method for method in methods if method in NEEDS_PRM]
+    if needing and prm is None:
+        raise ValueError(f"{needing[0]} goes by step scores; give a process reward model's folder with --prm")
+    return prm if needing else None
+
+
+def _sampling(config: SearchConfig) -> dict[str, Any]:
+    """What all methods share: neither `n` nor `width`."""
+    return {name: value for name, value in resolved(config).items() if name not in ("n", "width")}
+
+
+def _claim(out: Path, made_from: dict[str, Any]) -> None:
+    """Make the folder this evaluation's, or check that it is."""
+    known = out / SETTINGS
+    if not known.exists():
+        if out.is_file() or (out.is_dir() and any(out.iterdir())):
+            raise ValueError(f"{out} has files but no {SETTINGS}, so it is no evaluation's: choose another --out")
+        write_json(known, made_from | {"runs": []})
+        return
+    saved = read_json(known)
+    both = {name: value for name, value in made_from.items() if name in saved}
+    if changed := difference({name: saved[name] for name in both}, both):
+        raise ValueError(f"{out} was made with another {changed}; choose another --out, or delete it")
+    if new := {name: value for name, value in made_from.items() if name not in saved}:
+        write_json(known, saved | new)
+
+
+def _finished(out: Path, runs: Sequence[Run]) -> list[Run]:
+    """All runs of the folder that are finished, now that these are."""
+    saved = read_json(out / SETTINGS)
+    known = list(dict.fromkeys([*(Run(**run) for run in saved["runs"]), *runs]))
+    write_json(out / SETTINGS, saved | {"runs": [asdict(run) for run in known]})
+    return known
+
+
+# Making
+
+
+class _Maker:
+    """The stages of an evaluation, each going on with the rows that are there."""
+
+    def __init__(
+        self,
+        asked: Sequence[Example],
+        model: str,
+        prm: str | None,
+        config: SearchConfig,
+        out: Path,
+        team: "Executor | None",
+    ):
+        self.asked, self.model, self.prm, self.config, self.out = asked, model, prm, config, out
+        self.team = team
+
+    def stages(self, runs: Sequence[Run], pool: int | None) -> Iterator[Callable[[], None]]:
+        if any(run.method == "greedy" for run in runs):
+            yield self.greedy
+        if pool is not None:
+            yield lambda: self.pool(pool)
+        if any(run.method in BY_SCORE for run in runs):
+            yield self.scores
+        for run in runs:
+            if run.method == "step_beam":
+                yield lambda run=run: self.beam(run)  # type: ignore[misc]
+
+    def greedy(self) -> None:
+        """A base model has no step tokens, and may do without."""
+        config = replace(self.config, n=1, temperature=0.0, top_p=1.0)
+        self._sampled(GREEDY, "greedy", config, steps=False)
+
+    def pool(self, n: int) -> None:
+        self._sampled(POOL, f"pool of {n}", replace(self.config, n=n), steps=True)
+
+    def _sampled(self, name: str, title: str, config: SearchConfig, steps: bool) -> None:
+        log = self._log(name)
+        arguments = (self.model, config, steps)
+        at_once = max(CHUNK, ROWS_AT_ONCE // config.n)
+        write_chunks(log, title, self.asked, workers.sample_chunk, lambda _: arguments, self.team, at_once)
+
+    def scores(self) -> None:
+        """Of the items that have a pool; those without one are tried again by the next command."""
+        assert self.prm is not None
+        pools, scorer = RowIndex(self.out / POOL), workers.Scorer("prm", self.prm)
+        sampled = [row["id"] for row in pools.rows(list(pools.offsets)) if not row.get("failure")]
+
+        def arguments(chunk: Sequence[Example]) -> tuple[Any, ...]:
+            rows = pools.rows([example.id for example in chunk])
+            return [[from_row(Rollout, rollout) for rollout in row["rollouts"]] for row in rows], scorer
+
+        chosen = set(sampled)
+        examples = [example for example in self.asked if example.id in chosen]
+        write_chunks(self._log(SCORES), "scores", examples, workers.score_chunk, arguments, self.team)
+
+    def beam(self, run: Run) -> None:
+        arguments = (self.model, replace(self.config, n=run.n, width=run.width), self.prm)
+        write_chunks(self._log(beam_log(run)), run.name, self.asked, beam_chunk, lambda _: arguments, self.team)
+
+    def _log(self, name: str) -> Log:
+        log = Log(self.out / name)
+        forget_failures(log)
+        return log
+
+
+def beam_chunk(examples: Sequence[Example], model: str, config: SearchConfig, prm: str) -> list[dict[str, Any]]:
+    """The fields of a SearchResult for each example; what the model cannot be asked has failed."""
+
+    def search(asked: Sequence[Example]) -> list[SearchResult]:
+        return METHODS["step_beam"](asked, workers.sampler(model), workers.prm(prm), config)
+
+    found = {result.example_id: result for result in answered(examples, search)}
+    return [asdict(found[example.id]) for example in examples]
+
+
+def answered(
+    examples: Sequence[Example], answers: Callable[[Sequence[Example]], list[SearchResult]]
+) -> list[SearchResult]:
+    """A result for each example; those that the sampler could not meet have failed, and the others begin again."""
+    try:
+        return answers(examples) if examples else []
+    except EndpointDown:  # no fault of the examples: they can be asked again
+        raise
+    except SamplingErrors as error:
+        reasons = {error.ids[number]: reason for number, reason in error.failures.items()}
+    failed = [
+        SearchResult(example.id, None, "", None, None, Cost(), failure=reasons[example.id])
+        for example in examples
+        if example.id in reasons
+    ]
+    return failed + answered([example for example in examples if example.id not in reasons], answers)
