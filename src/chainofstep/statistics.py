@@ -43,7 +43,7 @@ def _coin(heads: int, tails: int) -> float:
     return float(min(1.0, 2 * np.exp(largest) * np.exp(logs - largest).sum()))
 
 
-def seed_mean(values: Sequence[Sequence[bool]], seed: int, draws: int = 2000) -> Interval:
+def seed_mean(values: Sequence[Sequence[float]], seed: int, draws: int = 2000) -> Interval:
     """The share of right answers over several runs of the same items: (mean, low, high), a 95% interval.
 
     `values` holds one run (one seed) a row, its items in the same order in every run. A draw takes runs with
@@ -55,7 +55,7 @@ def seed_mean(values: Sequence[Sequence[bool]], seed: int, draws: int = 2000) ->
 
 
 def seed_difference(
-    first: Sequence[Sequence[bool]], second: Sequence[Sequence[bool]], seed: int, draws: int = 2000
+    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], seed: int, draws: int = 2000
 ) -> Interval:
     """How much more often `first` is right than `second`, as `seed_mean`: run by run, item by item."""
     a, b = _runs(first), _runs(second)
@@ -64,7 +64,7 @@ def seed_difference(
     return _over_runs(a - b, seed, draws)
 
 
-def _runs(values: Sequence[Sequence[bool]]) -> np.ndarray:
+def _runs(values: Sequence[Sequence[float]]) -> np.ndarray:
     lengths = sorted({len(run) for run in values})
     if len(lengths) != 1 or not lengths[0]:
         raise ValueError(f"runs of {', '.join(map(str, lengths)) or 'no'} items; pass the same items for every run")

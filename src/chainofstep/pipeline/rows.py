@@ -28,14 +28,15 @@ def write_chunks(
     make: Callable[..., list[Row]],
     arguments: Callable[[Sequence[Example]], tuple[Any, ...]],
     workers: Executor | None = None,
-    size: int = CHUNK,
+    size: int | None = None,
 ) -> None:
     """Append the rows of `make(chunk, *arguments(chunk))`, each with its example's id, for each chunk not there yet.
 
-    A chunk has `size` examples. With `workers` the chunks are made in other processes; they are written in order all
-    the same.
+    A chunk has `size` examples, `CHUNK` without it. With `workers` the chunks are made in other processes; they are
+    written in order all the same.
     """
     done = done_ids(log, "id")
+    size = size or CHUNK
     chunks = [examples[start : start + size] for start in range(0, len(examples), size)]
     missing = [chunk for chunk in chunks if not all(example.id in done for example in chunk)]
     finished = len(examples) - sum(map(len, missing))

@@ -37,7 +37,7 @@ def run_experiments(
     choose(name, [SUITE, *EXPERIMENTS], "experiment")
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}; run at least one seed at a time")
-    run_suite(out, seeds, EXPERIMENTS if name == SUITE else [name], overrides, jobs)
+    run_suite(out, seeds, list(EXPERIMENTS) if name == SUITE else [name], overrides, jobs)
     folders = {seed: seed_folder(out, seed) for seed in seeds}
     command = f"cos run {name} --out {out} --seeds {seeds_text(seeds)}"
     return write_document(folders, list(EXPERIMENTS.values()), results or out / "results.md", command)
