@@ -8,10 +8,15 @@ WORKERS ?= 2
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: run test check bench clean
+.PHONY: run paper test check bench clean
 
 run: $(VENV)/mini.stamp
 	$(BIN)/cos run mini --out runs/mini --seed 0
+
+# Hours: about thirty models a seed. The same command goes on with it.
+SEEDS ?= 0-2
+paper: $(VENV)/mini.stamp
+	OMP_NUM_THREADS=1 $(BIN)/cos run paper --out runs/paper --seeds $(SEEDS) --jobs 2 --results docs/results.md
 
 # One thread a worker: two workers with two threads each on two cores are slower than either alone.
 test: $(VENV)/dev.stamp
