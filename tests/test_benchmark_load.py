@@ -13,7 +13,9 @@ from chainofstep.benchmarks.tsv import rows_of_tsv
 from chainofstep.problems.pictures import check_picture
 from test_pictures import DATA, chart, needs_data
 
-CHARTQA, AI2D, MMSTAR, MMMU = (BENCHMARKS[name] for name in ("chartqa", "ai2d", "mmstar", "mmmu"))
+CHARTQA, AI2D, MMSTAR, MMMU, MATHVISTA = (
+    BENCHMARKS[name] for name in ("chartqa", "ai2d", "mmstar", "mmmu", "mathvista")
+)
 
 
 def write_items(folder, rows, name="items.jsonl"):
@@ -269,6 +271,72 @@ def test_the_tested_part_of_vlmevalkits_chartqa(tmp_path, picture):
     assert [(one.id, one.meta["type"]) for one in loaded.examples] == [
         ("chartqa/0", "human"), ("chartqa/1", "augmented")
     ]  # fmt: skip
+
+
+QUERY = (
+    "Hint: Please answer the question requiring a floating-point number with two decimal places and provide the final "
+    "value, e.g., 1.23, 1.34, 1.45, at the end.\nQuestion: How much is it (in all)?"
+)
+
+
+def mathvista_row(number, image, **more):
+    """As VLMEvalKit's scripts read them: the query is the question, lists are texts, there is no precision."""
+    return {"index": str(number), "image": image, "question": f"{QUERY} (Unit: $)", "answer": "1.45",
+            "question_type": "free_form", "answer_type": "float", "choices": "", "answer_option": "",
+            "task": "math word problem", "skills": "['arithmetic reasoning', 'algebraic reasoning']",
+            **more}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", ["file", "folder"])
+def test_vlmevalkits_mathvista(tmp_path, picture, given):
+    hint, choices = "Hint: Please answer the question and provide the correct option letter.", "(A) red\n(B) it's blue"
+    chosen = {"question": f"{hint}\nQuestion: Which?\nChoices:\n{choices}", "choices": "['red', \"it's blue\"]"}
+    chosen |= {"question_type": "multi_choice", "answer_type": "text", "answer": "it's blue", "answer_option": "B"}
+    whole = {"question": "How many?", "answer_type": "integer", "answer": "3", "skills": "arithmetic reasoning"}
+    rows = [mathvista_row(5, encoded(picture)), mathvista_row(6, "5", **chosen), mathvista_row(7, "5", **whole)]
+    path = write_tsv(tmp_path / "MathVista_MINI.tsv", rows)
+    loaded = load(replace(MATHVISTA, rows={"testmini": 3}), path if given == "file" else tmp_path)
+    assert loaded.problems == [] and [one.id for one in loaded.examples] == [f"mathvista/{n}" for n in (5, 6, 7)]
+    money, option, number = loaded.examples
+    assert (money.question, money.meta["unit"], money.meta["precision"]) == ("How much is it (in all)?", "$", 2)
+    assert MATHVISTA.asked(money, "official").question == f"{QUERY} (Unit: $)"
+    assert (option.question, option.choices, option.answer) == ("Which?", ("red", "it's blue"), "it's blue")
+    assert (number.question, number.answer, number.choices) == ("How many?", "3", ())
+    assert MATHVISTA.groups(money)["skills"] == ("arithmetic reasoning", "algebraic reasoning")
+    assert MATHVISTA.groups(number)["skills"] == ("arithmetic reasoning",)
+    texts = ["1.454", "(B)", "3"]
+    assert {verdict.outcome for verdict in MATHVISTA.judge(loaded.examples, texts)} == {"right"}
+
+
+def test_a_decimal_of_unknown_places_is_a_reject(tmp_path, picture):
+    rows = [mathvista_row(1, encoded(picture), question="How much?"), mathvista_row(2, encoded(picture), choices="['a")]
+    rows.append(mathvista_row(3, encoded(picture), question="How much?", precision="2.0"))
+    loaded = load(MATHVISTA, write_tsv(tmp_path / "MathVista_MINI.tsv", rows))
+    assert [reject.reason.split(":")[0] for reject in loaded.rejects] == ["wrong type", "unreadable choices"]
+    assert [one.meta["precision"] for one in loaded.examples] == [2]
+
+
+def mmmu_row(number, image, split="validation", **more):
+    options = {"A": "x", "B": "None", "C": "<image 2>", "D": "", "E": ""}
+    return {"index": str(number), "id": f"{split}_Art_{number}", "question": "<image 1> Which?", "image": image,
+            "split": split, "answer": "B", "category": "Art", "l2-category": "Art & Design", "image_type": "['Photo']",
+            "topic_difficulty": "Easy", "subfield": "x", "question_type": "multiple-choice", "explanation": ""} | (
+            options | more)  # fmt: skip
+
+
+@pytest.mark.parametrize("split", ["validation", "dev"])
+def test_vlmevalkits_mmmu_has_two_splits(tmp_path, picture, split):
+    other = chart(tmp_path / "b.png", heights=(1, 2)).read_bytes()
+    free = {letter: "" for letter in "ABCDE"} | {"question_type": "open", "answer": "['12', 'twelve']"}
+    rows = [mmmu_row(1, str([encoded(picture), encoded(other)]), name) for name in ("dev", "validation")]
+    rows += [mmmu_row(2, encoded(picture), name, **free) for name in ("dev", "validation")]
+    write_tsv(tmp_path / "MMMU_DEV_VAL.tsv", rows)
+    loaded = load(replace(MMMU, rows={"dev": 2, "validation": 2}), tmp_path, split)
+    assert [one.id for one in loaded.examples] == [f"mmmu/{split}_Art_1", f"mmmu/{split}_Art_2"]
+    assert loaded.problems == [] and loaded.examples[0].choices == ("x", "None", "<image 2>")
+    assert [Path(image).read_bytes() for image in loaded.examples[0].images] == [picture, other]
+    assert MMMU.groups(loaded.examples[0])["subject"] == "Art" and loaded.examples[1].choices == ()
+    assert {verdict.outcome for verdict in MMMU.judge(loaded.examples, ["(B)", "twelve"])} == {"right"}
 
 
 def test_a_cell_longer_than_pythons_limit(tmp_path):

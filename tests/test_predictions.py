@@ -96,7 +96,8 @@ def test_vlmevalkit_json_by_rows_and_by_columns(tmp_path):
 
 
 def test_vlmevalkit_sheets(tmp_path):
-    openpyxl = pytest.importorskip("openpyxl")
+    import openpyxl
+
     book, path = openpyxl.Workbook(), tmp_path / "m.xlsx"
     for row in (list(ROWS[0]), [0.0, "How many bars?", "1"], [1, "What year?", None], [2, "Which is last?", 3]):
         book.active.append(row)

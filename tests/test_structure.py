@@ -44,7 +44,7 @@ ROOMS = [
 #: What only `models` and the rooms after it may import.
 HEAVY = {"torch", "transformers", "trl", "accelerate", "peft", "safetensors", "tokenizers"}
 #: What light rooms import only inside the function that needs it: an extra, not part of the light core.
-EXTRA = {"datasets", "pyarrow", "openai", "imagehash", "fastapi", "uvicorn", "sklearn", "rapidfuzz"}
+EXTRA = {"datasets", "pyarrow", "openai", "imagehash", "fastapi", "uvicorn", "sklearn", "rapidfuzz", "openpyxl"}
 LIGHT_ROOMS = ROOMS[: ROOMS.index("models")]
 
 

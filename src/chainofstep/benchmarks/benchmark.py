@@ -8,12 +8,15 @@ takes the option nearest in spelling. Such an item is `unparseable` with `credit
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from chainofstep.chain import REASONING_TOKENS
 from chainofstep.evaluate import Outcome
 from chainofstep.problems.sources.source import Row
 from chainofstep.records import Example, ScoreFailure
+
+if TYPE_CHECKING:
+    from chainofstep.benchmarks.extraction import Extraction
 
 PromptName = Literal["paper", "official", "none"]
 ANSWER_START, ANSWER_END = "<|answer_start|>", "<|answer_end|>"
@@ -58,6 +61,7 @@ class Benchmark:
     note: str = ""  # what the rule does that one would not expect
     guess_seed: int = 42
     columns: tuple[str, ...] = field(default=())  # columns that tell this version's layout from another's
+    extraction: "Extraction | None" = None  # how a language model reads what the rule cannot, where there is a way
 
     def asked(self, example: Example, prompt: PromptName) -> Example:
         """The example as a model is asked it."""

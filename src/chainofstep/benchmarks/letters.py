@@ -4,12 +4,15 @@ The readers of training sets write the options into the question and mend gold a
 was published, for its own prompt shows the options and its own rule reads the gold answer.
 """
 
+import ast
 from collections.abc import Sequence
 from typing import Any
 
 from chainofstep.answers import LETTERS
 from chainofstep.problems.sources.source import ROW_NUMBER, Row, letter_at, text, texts, whole_number
 from chainofstep.records import AnswerKind, Example
+
+_LONGEST_LIST = 20_000  # characters of a written list that are read
 
 
 def item(
@@ -64,3 +67,23 @@ def lettered(choices: Sequence[str], form: str = "{letter}. {choice}") -> str:
     """
     pairs = zip(LETTERS, choices, strict=False)
     return "\n".join(form.replace("{letter}", letter).replace("{choice}", choice) for letter, choice in pairs)
+
+
+def written_texts(row: Row, name: str) -> tuple[str, ...]:
+    """A field that is a list of texts, written in Python's way or not; () if it is empty."""
+    value = row.get(name)
+    if not isinstance(value, str):
+        return texts(row, name)
+    found = literal_list(value) if value.strip() else []
+    if found is None:
+        raise ValueError(f"unreadable {name}: {value[:100]!r} is no list of texts")
+    return texts({name: found}, name)
+
+
+def literal_list(value: str) -> list[Any] | None:
+    """The list that a text writes in Python's way; None if it writes none."""
+    try:
+        found = ast.literal_eval(value.strip()) if len(value) <= _LONGEST_LIST else None
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    return list(found) if isinstance(found, list | tuple) else None

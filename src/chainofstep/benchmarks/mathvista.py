@@ -14,7 +14,9 @@ from typing import Any
 
 from chainofstep.answers import LETTERS, normalize
 from chainofstep.benchmarks.benchmark import Benchmark, Verdict, right_if
-from chainofstep.benchmarks.letters import lettered
+from chainofstep.benchmarks.extraction import Extraction
+from chainofstep.benchmarks.letters import lettered, literal_list, written_texts
+from chainofstep.benchmarks.mathvista_extract import EXTRACTION_PROMPT, answer_in, extraction_prompt
 from chainofstep.problems.sources.source import Row, kept, pictures, required, text, texts
 from chainofstep.records import AnswerKind, Example
 
@@ -38,13 +40,20 @@ _HINTS = {
 _APPENDED = "Think step-by-step first and then answer the question with a single number or an option letter."
 
 _MARKED_LETTER = re.compile(r"\(([a-zA-Z])\)")
+#: The published query, which VLMEvalKit has in the place of the question.
+_QUERY = re.compile(
+    r"Hint: .*?\nQuestion: (?P<question>.*?)(?: \(Unit: (?P<unit>[^()]*)\))?(?:\nChoices:\n.*)?", re.DOTALL
+)
+_PLACES = {"one decimal place": 1, "two decimal places": 2}
 _QUICK_START, _QUICK_END = 'The answer is "', '".'
 #: How much longer than every option a reply may be that is still taken to name one: `Answer: B.`, `B) red`.
 _MARKS_OF_A_NAME = 40
 
 
 def read_mathvista(row: Row) -> Example:
-    """A row of the hub's set or of the published testmini.json; the gold answer is an option's text, not its letter."""
+    """A row of the hub's set, of the published testmini.json or of VLMEvalKit's file; the gold answer is an option's
+    text, not its letter."""
+    row = row if "pid" in row else _from_vlmevalkit(row)
     choices, answer_type = texts(row, "choices"), text(row, "answer_type")
     question_type, answer = text(row, "question_type"), text(row, "answer", "")
     if answer_type not in _ANSWER_TYPES:
@@ -66,6 +75,29 @@ def read_mathvista(row: Row) -> Example:
         | ({"precision": _precision(row)} if answer_type == "float" else {})
         | kept(metadata, *_OF_METADATA),
     )
+
+
+def _from_vlmevalkit(row: Row) -> Row:
+    """VLMEvalKit's row in the hub's layout: it has the query as question, lists as text, no `metadata`, no `pid`."""
+    filled = {name: value for name, value in row.items() if value not in (None, "")}
+    query = text(row, "question").strip()
+    asked = _QUERY.fullmatch(query)
+    named = {name: value for name, value in asked.groupdict().items() if value} | {"query": query} if asked else {}
+    skills = row.get("skills")
+    lists = {"choices": written_texts(row, "choices")}
+    lists |= {"skills": tuple(literal_list(skills) or [skills])} if isinstance(skills, str) and skills else {}
+    places = (places for words, places in _PLACES.items() if words in query)
+    precision = _number(row.get("precision")) or next(places, None)
+    whole = filled | named | lists | {"pid": text(row, "index"), "precision": precision}
+    return whole | {"metadata": {name: whole.get(name) for name in _OF_METADATA}}
+
+
+def _number(cell: Any) -> float | None:
+    """A table's cell as a number."""
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return None
 
 
 def _precision(row: Row) -> int:
@@ -199,10 +231,19 @@ MATHVISTA = Benchmark(
     rule=rule,
     groups=groups,
     # Not {split}*.parquet: `test` would find `testmini` too.
-    files=("{split}.jsonl", "{split}.json", "data/{split}-*.parquet", "{split}-*.parquet"),
+    files=("{split}.jsonl", "{split}.json", "data/{split}-*.parquet", "{split}-*.parquet", "MathVista_MINI.tsv"),
     note="Where the official script asks a language model for the answer in a reply, the rule takes the whole reply, "
     "of a chain its answer: a number within a sentence is unparseable, and of options the one nearest in spelling is "
     "taken, as officially. Such an item is unparseable unless the reply names that option; the official score credits "
     "it where it happens to be right, also for an empty reply.",
-    columns=("pid", "question", "choices", "answer", "question_type", "answer_type"),
+    columns=("pid|index", "question", "choices", "answer", "question_type", "answer_type"),
+    extraction=Extraction(
+        EXTRACTION_PROMPT,
+        quick_extraction,
+        extraction_prompt,
+        answer_in,
+        note="A language model read the replies that the quick rules cannot, as officially, but asked in this "
+        "project's own words: name the model beside the score. What it says is brought to the gold answer's spelling, "
+        "of options to the nearest.",
+    ),
 )

@@ -1,18 +1,12 @@
-"""MathVista's extraction by a language model, for replies that the quick rules cannot read (paper.md C1).
+"""What a language model is asked about replies to MathVista that the quick rules cannot read (paper.md C1).
 
 The official script asks GPT with five solved examples; the wording and the examples here are this project's own, so a
 score made with it names the model and says which share of the replies needed it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-from chainofstep.benchmarks.benchmark import said
 from chainofstep.benchmarks.letters import lettered
-from chainofstep.benchmarks.mathvista import quick_extraction
-from chainofstep.llm import Endpoint, Failure, Outcome, Prompt, Spending, ask
-from chainofstep.records import Example, ScoreFailure
+from chainofstep.llm import Prompt
+from chainofstep.records import Example
 
 NO_ANSWER = "no answer"
 #: Of a longer reply its end is shown: answers stand there, and a model's context has a limit.
@@ -64,52 +58,6 @@ _WANTED = {
 }
 
 
-@dataclass(frozen=True)
-class Extracted:
-    """An answer for each text, to be judged in its place, and how many came which way."""
-
-    answers: list[str | ScoreFailure | None]
-    by_rule: int
-    by_model: int
-    failed: int  # the model was asked and gave nothing: each is a `ScoreFailure`
-    missing: int  # no reply to read: no text, or a chain without an answer; left as it was
-    spending: Spending
-    model: str
-
-    @property
-    def fallback_share(self) -> float:
-        """The share of the texts for which the model was asked; 0.0 for no text at all."""
-        return (self.by_model + self.failed) / len(self.answers) if self.answers else 0.0
-
-
-def extract(
-    examples: Sequence[Example], texts: Sequence[str | ScoreFailure | None], endpoint: Endpoint, cache: Path
-) -> Extracted:
-    """The answers in texts that were written to MathVista's questions, by the quick rules or else by a model.
-
-    Replies are kept in `cache`, and what is there is not asked again. A text that is missing stays as it is.
-    `EndpointDown` if no prompt will be answered.
-    """
-    answers: list[str | ScoreFailure | None] = list(texts)
-    replies = [said(text) if isinstance(text, str) else None for text in texts]
-    prompts = []
-    for number, (example, reply) in enumerate(zip(examples, replies, strict=True)):
-        quick = None if reply is None else quick_extraction(example, reply)
-        if quick is not None:
-            answers[number] = quick
-        elif reply is not None:
-            prompts.append(extraction_prompt(example, reply, str(number)))
-
-    def done(prompt: Prompt, outcome: Outcome) -> None:
-        answers[int(prompt.id)] = _answer(outcome)
-
-    spending = ask(endpoint, prompts, done, cache) if prompts else Spending()
-    failed = sum(isinstance(answers[int(prompt.id)], ScoreFailure) for prompt in prompts)
-    missing = replies.count(None)
-    by_rule = len(answers) - missing - len(prompts)
-    return Extracted(answers, by_rule, len(prompts) - failed, failed, missing, spending, endpoint.model)
-
-
 def extraction_prompt(example: Example, reply: str, prompt_id: str) -> Prompt:
     """The prompt that asks for the answer in a reply; the picture is not shown."""
     options = [lettered(example.choices, "({letter}) {choice}")] if example.choices else []
@@ -118,11 +66,7 @@ def extraction_prompt(example: Example, reply: str, prompt_id: str) -> Prompt:
     return Prompt(prompt_id, EXTRACTION_PROMPT.format(question=question, wanted=wanted, reply=reply[-LONGEST_REPLY:]))
 
 
-def _answer(outcome: Outcome) -> str | ScoreFailure:
-    """The model's answer; "" where it says that there is none."""
-    if isinstance(outcome, Failure):
-        return ScoreFailure(f"extraction: {outcome.reason}")
-    answer = outcome.text.strip().removeprefix("Answer:").strip()
-    if not answer:
-        return ScoreFailure("extraction: the model's reply is empty")
-    return "" if answer.strip('."').casefold() == NO_ANSWER else answer
+def answer_in(said: str) -> str | None:
+    """The answer in what the model said; "" where it says that there is none, None where it says nothing."""
+    answer = said.strip().removeprefix("Answer:").strip()
+    return "" if answer.strip('."').casefold() == NO_ANSWER else answer or None

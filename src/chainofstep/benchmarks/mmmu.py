@@ -5,14 +5,13 @@ numbers, so it says which one is meant; it is no model's placeholder; and the of
 they were published.
 """
 
-import ast
 import re
 from collections.abc import Mapping, Sequence
 from random import Random
 
 from chainofstep.answers import LETTERS, guess_kind
 from chainofstep.benchmarks.benchmark import Benchmark, Verdict, right_if
-from chainofstep.benchmarks.letters import item, lettered
+from chainofstep.benchmarks.letters import item, lettered, literal_list, options, written_texts
 from chainofstep.problems.sources.source import Row, kept, pictures, text, texts
 from chainofstep.records import Example
 
@@ -45,7 +44,6 @@ SUBJECTS = tuple(sorted(_DOMAIN_OF))
 _SUBJECT_IN_ID = re.compile(r"[a-z]+_([A-Za-z_]+)_[0-9]+")
 _TYPES = {"multiple-choice": "multiple-choice", "open": "open", "short-answer": "open"}
 _MOST_PICTURES = 7
-_LONGEST_LIST = 20_000  # characters of a written list that are read
 
 _APPENDED = {
     "multiple-choice": "Think step-by-step first and then answer with the option's letter from the given choices "
@@ -68,14 +66,14 @@ _PLAIN = re.compile(r"-?(?:(?<!\d)\d++\.\d++|\.\d++|(?<!\d)\d++\b)(?![eE][+-]?\d
 
 
 def read_mmmu(row: Row) -> Example:
-    """A row of the hub's set. Options are a list or, as published, a list written as text; so are gold answers of open
-    questions that have several."""
+    """A row of the hub's set or of VLMEvalKit's file, which has columns A, B, C ... Options are a list or, as
+    published, a list written as text; so are gold answers of open questions that have several."""
     question_type = _TYPES.get(text(row, "question_type"))
     if question_type is None:
         raise ValueError(f"unknown question_type: {row['question_type']!r:.60}, not multiple-choice or open")
     name, question = text(row, "id"), text(row, "question")
-    options = _options(row)
-    golds = _golds(row, question_type, len(options))
+    choices = written_texts(row, "options") if "options" in row else options(row)
+    golds = _golds(row, question_type, len(choices))
     return item(
         "mmmu",
         row,
@@ -83,37 +81,18 @@ def read_mmmu(row: Row) -> Example:
         images=_pictures(row),
         answer=golds[0] if len(golds) == 1 else str(list(golds)),
         kind="choice" if question_type == "multiple-choice" else guess_kind(golds[0]),
-        choices=options if question_type == "multiple-choice" else (),
+        choices=choices if question_type == "multiple-choice" else (),
         meta={"subject": _subject(name), "question_type": question_type}
         | kept(row, "topic_difficulty", "subfield", "img_type")
         | ({"golds": list(golds)} if len(golds) > 1 else {}),
     )
 
 
-def _options(row: Row) -> tuple[str, ...]:
-    """The options: a list, or a list written in Python's way."""
-    value = row.get("options")
-    if not isinstance(value, str):
-        return texts(row, "options")
-    written = _written_list(value)
-    if written is None:
-        raise ValueError(f"unreadable options: {value[:100]!r} is no list of texts")
-    return texts({"options": written}, "options")
-
-
-def _written_list(value: str) -> list[object] | None:
-    try:
-        found = ast.literal_eval(value.strip()) if len(value) <= _LONGEST_LIST else None
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-    return list(found) if isinstance(found, list | tuple) else None
-
-
 def _golds(row: Row, question_type: str, options: int) -> tuple[str, ...]:
     """The gold answers, mostly one; of multiple choice letters of options."""
     written = row.get("answer")
     if isinstance(written, str) and written.startswith("["):
-        written = _written_list(written) or written
+        written = literal_list(written) or written
     golds = texts({"answer": written}, "answer") if isinstance(written, list | tuple) else (text(row, "answer"),)
     if not golds or "" in golds or golds == ("?",):
         raise ValueError(f"no gold answer: the row's is {written!r}, those of the test split are not published")
@@ -248,9 +227,12 @@ MMMU = Benchmark(
     rule=rule,
     groups=groups,
     hub_config=",".join(SUBJECTS),
-    files=("{split}.jsonl", "{split}.json", "*/{split}-*.parquet", "data/{split}-*.parquet", "{split}-*.parquet"),
+    files=(
+        *("{split}.jsonl", "{split}.json", "*/{split}-*.parquet", "data/{split}-*.parquet", "{split}-*.parquet"),
+        "MMMU_DEV_VAL.tsv",
+    ),
     note="Where no option is found the official parse guesses one (seed 42, in the order of the items): such an item "
     "is unparseable, and the official score credits it where the guess is right. The gold answer of an open question "
     "need only be a part of what was read as its answer.",
-    columns=("id", "question", "options", "answer", "question_type"),
+    columns=("id", "question", "options|A", "answer", "question_type"),
 )

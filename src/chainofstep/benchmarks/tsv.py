@@ -23,7 +23,6 @@ def rows_of_tsv(path: Path, write: Callable[[bytes], str]) -> Iterator[Found]:
     Pictures are written while the file is read; the rows, without them, are held until its end, for a row may name a
     later one's picture.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), _MOST_CHARACTERS))
     rows: list[tuple[str, dict[str, Any]] | Reject] = []
     images: dict[str, list[str] | ValueError] = {}
     for found in _plain_rows(path):
@@ -41,13 +40,15 @@ def _key(row: dict[str, Any]) -> str:
 
 def _plain_rows(path: Path) -> Iterator[Found]:
     number = 0
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file, dialect="excel-tab")
-        try:
-            for number, row in enumerate(reader, start=1):
+    before = csv.field_size_limit(_MOST_CHARACTERS)
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            for number, row in enumerate(csv.DictReader(file, dialect="excel-tab"), start=1):
                 yield _checked(f"{path}:{number}", row)
-        except csv.Error as error:
-            yield Reject(f"{path}:{number + 1}", f"not tab-separated: {error}")
+    except csv.Error as error:
+        yield Reject(f"{path}:{number + 1}", f"not tab-separated: {error}")
+    finally:
+        csv.field_size_limit(before)
 
 
 def _checked(place: str, row: dict[Any, Any]) -> Found:

@@ -122,7 +122,7 @@ def extra_of(error: ModuleNotFoundError) -> str:
     """The extra of this package that brings what is missing."""
     name = (error.name or "").partition(".")[0]
     extras = {"fastapi": "serve", "uvicorn": "serve", "ray": "ray"} | dict.fromkeys(
-        ("openai", "datasets", "pyarrow", "imagehash", "rapidfuzz"), "data"
+        ("openai", "datasets", "pyarrow", "imagehash", "rapidfuzz", "openpyxl"), "data"
     )
     return extras.get(name, "mini")
 

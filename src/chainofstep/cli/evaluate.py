@@ -9,11 +9,16 @@ from rich.text import Text
 
 from chainofstep.cli.common import (
     METHOD_NAMES,
+    Concurrency,
     GpusEach,
+    KeyVariable,
     MaxTokens,
+    Price,
     Ray,
+    RequestsPerMinute,
     Seed,
     Temperature,
+    TokensPerMinute,
     TopP,
     Width,
     Workers,
@@ -37,26 +42,36 @@ Sizes = Annotated[
     list[int],
     typer.Option("-n", help="Samples of a question; of a level, in beam search; repeatable.", show_default="16"),
 ]
+Asked = Annotated[
+    str, typer.Option(metavar="MODEL", help="A folder, hub id, or MODEL@URL,URL of servers.", show_default=False)
+]
+Stored = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="STORED",
+        help="Grade this instead of asking a model: a folder of this command, or a file of predictions"
+        " (own rows, lmms-eval, VLMEvalKit).",
+        show_default=False,
+    ),
+]
+Extractor = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL@URL",
+        help="Reads replies that the rules cannot, where that is the official way: of mathvista.",
+        show_default="rules alone",
+    ),
+]
 
 
 def eval_command(
     benchmark: Benchmark,
-    model: Annotated[
-        str, typer.Option(metavar="MODEL", help="A folder, hub id, or MODEL@URL,URL of servers.", show_default=False)
-    ] = "",
+    model: Asked = "",
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The folder to write.")] = None,
     method: Methods = ["greedy"],  # noqa: B006  # typer reads it, nothing changes it
     n: Sizes = [16],  # noqa: B006
     prm: Annotated[str | None, typer.Option(help="The PRM of methods that go by score.", show_default=False)] = None,
-    regrade: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="STORED",
-            help="Grade this instead of asking a model: a folder of this command, or a file of predictions"
-            " (own rows, lmms-eval, VLMEvalKit).",
-            show_default=False,
-        ),
-    ] = None,
+    regrade: Stored = None,
     prompt: Annotated[
         str | None, typer.Option(help="paper, official or none.", show_default="paper, where there is one")
     ] = None,
@@ -70,6 +85,12 @@ def eval_command(
     workers: Workers = None,
     ray: Ray = "",
     gpus_each: GpusEach = 1.0,
+    extractor: Extractor = None,
+    key_variable: KeyVariable = "",
+    concurrency: Concurrency = 64,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    price: Price = None,
 ) -> None:
     """Score a model on a benchmark by its official rule: methods and N side by side, with 95% intervals.
 
@@ -80,8 +101,10 @@ def eval_command(
 
     if bool(model) == bool(regrade):
         raise ValueError("give either --model, to ask one, or --regrade, to grade what is stored")
+    shared = verbs.EndpointSettings(key_variable, concurrency, requests_per_minute, tokens_per_minute, prices=price)
+    reader = verbs.extractor(extractor, shared) if extractor else None
     if regrade is not None:
-        results = verbs.regrade(benchmark, regrade, out, split, limit)
+        results = verbs.regrade(benchmark, regrade, out, split, limit, reader)
         folder = out or (regrade if regrade.is_dir() else regrade.with_suffix(".graded"))
     else:
         from chainofstep.search import SearchConfig
@@ -90,7 +113,7 @@ def eval_command(
             raise ValueError("give the folder to write with --out")
         folder, config = out, SearchConfig(16, width, temperature, top_p, max_tokens, seed=seed)
         spread = spread_of(workers, ray, gpus_each)
-        results = verbs.evaluate(benchmark, model, out, method, n, config, prm, prompt, split, limit, spread)
+        results = verbs.evaluate(benchmark, model, out, method, n, config, prm, prompt, split, limit, spread, reader)
     console = Console()
     print_evaluation(results, console)
     console.print(Text(f"written to {folder}"), soft_wrap=True)

@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chainofstep.experiments.experiment import Experiment, PaperTable
+from chainofstep.experiments.experiment import Claim, Experiment, PaperTable
 from chainofstep.experiments.found import Answer, Finding, Value, findings
 from chainofstep.experiments.pictures import picture
 from chainofstep.report.wording import duration
 from chainofstep.store import RunFolder, write_bytes, write_text
 
 WORDS = {"holds": "holds", "undecided": "undecided", "reversed": "the other way round"}
+LACKING = "not measured in every seed"
 MINUS = "\u2212"
 
 
@@ -56,9 +57,10 @@ def _claims(found: Sequence[Finding]) -> Iterator[str]:
     yield "## In short"
     lines = ["| | paper | here | seeds | |", "|---|---|---|---|---|"]
     for finding in found:
-        place = finding.experiment.title.partition(":")[0]
-        for answer in finding.answers:
-            lines.append(_claim_line(finding, answer, f"[{place}](#{_anchor(finding.experiment.title)}): "))
+        title = finding.experiment.title
+        place = f"[{title.partition(':')[0]}](#{_anchor(title)}): "
+        lines += [_claim_line(finding, answer, place) for answer in finding.answers]
+        lines += [f"| {place}{claim.text} | {claim.paper} |  |  | {LACKING} |" for claim in finding.unanswered]
     yield "\n".join(lines)
 
 
@@ -85,8 +87,9 @@ def _section(finding: Finding, image: Path) -> Iterator[str]:
     if experiment.paper and experiment.paper.note:
         yield f"The paper's figures: {experiment.paper.note}"
     yield f"![{experiment.title}]({image.as_posix()})"
-    if finding.answers:
-        yield "\n".join(f"- {_sentence(finding, answer)}" for answer in finding.answers)
+    if finding.experiment.claims:
+        lacking = [f"{claim.text}{_against(claim)}: **{LACKING}**." for claim in finding.unanswered]
+        yield "\n".join(f"- {line}" for line in (*(_sentence(finding, a) for a in finding.answers), *lacking))
     yield f"`cos run {experiment.name} --out runs/paper --seeds {_span(finding.seeds)}`: {_cost(finding)}"
 
 
@@ -106,8 +109,11 @@ def _sentence(finding: Finding, answer: Answer) -> str:
     here = (
         f"{_interval(answer.difference, plain, signed=True)} here, in {answer.agreeing} of {len(finding.seeds)} seeds"
     )
-    against = f" (paper: {answer.claim.paper})" if answer.claim.paper else ""
-    return f"{answer.claim.text}{against}: **{WORDS[answer.verdict]}**, {here}."
+    return f"{answer.claim.text}{_against(answer.claim)}: **{WORDS[answer.verdict]}**, {here}."
+
+
+def _against(claim: Claim) -> str:
+    return f" (paper: {claim.paper})" if claim.paper else ""
 
 
 # Tables

@@ -2,7 +2,7 @@
 
 A run has one seed. What it measures are cells of a table, each by its row and column: the questions that were answered
 rightly, in the order of the test set, or one number. Cells of several runs make one table with intervals
-(`results.py`), so an experiment itself never speaks of seeds.
+(`found.py`), so an experiment itself never speaks of seeds.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -46,6 +46,7 @@ class Finding:
     seeds: tuple[int, ...]
     values: dict[Place, Value]
     answers: tuple[Answer, ...]
+    unanswered: tuple[Claim, ...]  # a seed lacks one of their cells
     seconds: float  # a seed, of the stages that no experiment before it had asked for
 
     def rows(self) -> list[str]:
@@ -82,12 +83,10 @@ def _finding(experiment: Experiment, cells: Mapping[int, Cells], seconds: float)
     runs = list(cells.values())
     places = [place for place in runs[0] if all(place in run for run in runs)]
     values = {place: _value([run[place] for run in runs]) for place in places}
-    answers = [
-        _answer(claim, runs)
-        for claim in experiment.claims
-        if {claim.better, claim.worse, *(claim.since or ())} <= set(places)
-    ]
-    return Finding(experiment, tuple(cells), values, tuple(answers), seconds)
+    measured = [c for c in experiment.claims if {c.better, c.worse, *(c.since or ())} <= set(places)]
+    unanswered = tuple(claim for claim in experiment.claims if claim not in measured)
+    answers = tuple(_answer(claim, runs) for claim in measured)
+    return Finding(experiment, tuple(cells), values, answers, unanswered, seconds)
 
 
 def _value(cells: Sequence[Cell]) -> Value:

@@ -18,7 +18,7 @@ class Sheet:
 
 
 def sheets(results: Mapping[str, Any]) -> Iterator[Sheet]:
-    """The table of the methods, then one for each official breakdown."""
+    """The table of the methods, who read the replies, then a table for each official breakdown."""
     rows: list[Row] = results["rows"]
     whole = [row for row in rows if row["group"] == ALL and not row["breakdown"]]
     official = any(row["credited"] != row["right"] for row in whole)
@@ -27,6 +27,9 @@ def sheets(results: Mapping[str, Any]) -> Iterator[Sheet]:
     headings += ("Right", "Wrong", "Unparseable", "Failed")
     headings += ("Official",) * official + ("Tokens",) * spent
     yield Sheet(_title(results), headings, [_whole(row, official, spent) for row in whole])
+    if readings := results.get("readings"):
+        headings = ("Method", "N", "By rules", f"By {results['extractor']}", "In vain", "No reply", "Asked")
+        yield Sheet("Who read the replies", headings, [_reading(row) for row in readings])
     for breakdown in dict.fromkeys(row["breakdown"] for row in rows if row["breakdown"]):
         parts = [row for row in rows if row["breakdown"] == breakdown]
         headings = ("Method", "N", breakdown.capitalize(), "Accuracy", "95% interval", "Right", "All")
@@ -62,6 +65,11 @@ def _part(row: Row, official: bool) -> tuple[str, ...]:
     return cells + (percent(row["official"]),) * official
 
 
+def _reading(row: Row) -> tuple[str, ...]:
+    counts = (str(row[who]) for who in ("rules", "model", "failed", "nothing"))
+    return (*_label(row), *counts, percent(row["fallback_share"]))
+
+
 def caption(results: Mapping[str, Any]) -> list[str]:
     """What must be known to read the tables, a sentence a line."""
     methods = {row["method"] for row in results["rows"]}
@@ -74,6 +82,13 @@ def caption(results: Mapping[str, Any]) -> list[str]:
         lines.append("Beam search is sampled anew for each N; its N is samples a level.")
     if any(row["credited"] != row["right"] for row in results["rows"]):
         lines.append("The official score credits what the benchmark's own script does, its guesses too.")
+    if results.get("extractor") == "rules":
+        lines.append("Extractor: rules alone.")
+    elif results.get("extractor"):
+        prompt = results["extraction_prompt"]
+        lines.append(
+            f"Extractor: {results['extractor']}, asked as {prompt['file']} here says (SHA-256 {prompt['hash']})."
+        )
     if results["rejected"]:
         lines.append(f"{len(results['rejected'])} rows could not be read: failed items, in no group.")
     return lines + ([results["note"]] if results.get("note") else []) + list(results["problems"])

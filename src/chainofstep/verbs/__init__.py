@@ -13,6 +13,7 @@ from chainofstep.verbs.evaluate import evaluate
 from chainofstep.verbs.experiments import experiment_titles, read_seeds, run_experiments
 from chainofstep.verbs.judge import judge, merge_scores
 from chainofstep.verbs.prm_eval import eval_prm
+from chainofstep.verbs.reading import extractor
 from chainofstep.verbs.regrade import regrade
 from chainofstep.verbs.run import make_mini_base, problems, recipe_lines, recipes, report, run_recipe
 from chainofstep.verbs.train import Trained, convert, push, train_dpo, train_grpo, train_prm, train_sft
@@ -33,6 +34,7 @@ __all__ = [
     "evaluate",
     "experiment_titles",
     "export_rows",
+    "extractor",
     "import_rows",
     "judge",
     "judge_endpoints",

@@ -7,6 +7,7 @@ OUT/pool/scores.jsonl            its PRM scores
 OUT/beam-16-1/results.jsonl      a SearchResult an item
 OUT/verdicts/greedy.jsonl        {"id", "outcome", "answer", "credit", "note"}
 OUT/results.json, results.md     figures and tables
+OUT/extraction.sqlite            replies of an extractor, and extraction_prompt.txt: what it is asked
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chainofstep.benchmarks.scores import Run
-from chainofstep.llm import EndpointDown
+from chainofstep.llm import Endpoint, EndpointDown
 from chainofstep.pipeline import workers
 from chainofstep.pipeline.rows import CHUNK, forget_failures, write_chunks
 from chainofstep.pipeline.spread import HERE, Spread
@@ -25,8 +26,9 @@ from chainofstep.search import BY_SCORE, METHODS, POOL_METHODS, Cost, SearchConf
 from chainofstep.settings import difference, resolved
 from chainofstep.store import Log, read_json, write_json
 from chainofstep.verbs.files import choose, fingerprint
-from chainofstep.verbs.grading import GREEDY, POOL, SCORES, beam_log, grade, write_results
+from chainofstep.verbs.grading import GREEDY, POOL, SCORES, beam_log, grade
 from chainofstep.verbs.items import fingerprint_of, read_items
+from chainofstep.verbs.reading import check_extractor, graded
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -48,15 +50,18 @@ def evaluate(
     split: str | None = None,
     limit: int | None = None,
     spread: Spread = HERE,
+    extractor: Endpoint | None = None,
 ) -> dict[str, Any]:
     """Answer a benchmark's items by each method at each N of `sizes`, grade them, and give what `results.json` holds.
 
     `config` says how to sample; its `n` does not matter. What is stored is not made again, and a finished folder is
-    regraded without its model being loaded; items that failed are tried again. Another method may be added later.
+    regraded without its model being loaded; items that failed are tried again. Another method may be added later. The
+    model of `extractor` reads the replies that the benchmark's rules cannot, where it has a way.
     """
     runs = runs_of(methods, sizes, config.width)
     prm = needed_prm([run.method for run in runs], prm)
     items = read_items(benchmark, split, limit)
+    check_extractor(items.benchmark, extractor)
     how = items.prompt(prompt)
     asked = items.asked(how)
     made_from: dict[str, Any] = {"benchmark": items.benchmark.name, "split": items.split, "limit": limit, "prompt": how}
@@ -70,7 +75,7 @@ def evaluate(
             stage()
     known = _finished(out, runs)
     facts = {"model": model, "prm": prm, "prompt": how, "sampling": _sampling(config)}
-    return write_results(out, items, *grade(out, items, known), facts)
+    return graded(out, items, lambda read: grade(out, read, known), facts, extractor)
 
 
 def runs_of(methods: Sequence[str], sizes: Sequence[int], width: int) -> list[Run]:

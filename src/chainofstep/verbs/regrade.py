@@ -6,25 +6,34 @@ from typing import Any
 
 from chainofstep.benchmarks.predictions import Matched, Prediction, match, read_predictions
 from chainofstep.benchmarks.scores import Run
+from chainofstep.llm import Endpoint
 from chainofstep.records import Reject
 from chainofstep.store import read_json
 from chainofstep.verbs.evaluate import SETTINGS
-from chainofstep.verbs.grading import Answered, grade, write_results
+from chainofstep.verbs.grading import Answered, grade
 from chainofstep.verbs.items import read_items
+from chainofstep.verbs.reading import check_extractor, graded
 
 NAMED = 3  # of each kind of trouble
 
 
 def regrade(
-    benchmark: str, stored: Path, out: Path | None = None, split: str | None = None, limit: int | None = None
+    benchmark: str,
+    stored: Path,
+    out: Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    extractor: Endpoint | None = None,
 ) -> dict[str, Any]:
     """What `results.json` then holds: a folder of `evaluate` or a file of predictions scored on a benchmark's items.
 
     Written to `out`; without it to the folder, or beside the file into a folder of its name.
+    A model as `extractor` reads what the benchmark's rules cannot.
     """
     if stored.is_dir():
-        return _folder(benchmark, stored, out or stored, split, limit)
+        return _folder(benchmark, stored, out or stored, split, limit, extractor)
     items = read_items(benchmark, split, limit, pictures=False)
+    check_extractor(items.benchmark, extractor)
     predictions, bad = _read(stored)
     if not predictions:
         why = bad[0].reason if bad else "it is empty"
@@ -37,10 +46,12 @@ def regrade(
         "problems": [line for kind, places in trouble.items() if (line := _named(kind, places))],
     }
     answered = {Run("predictions"): Answered(list(matched.texts), None)}
-    return write_results(out or stored.with_suffix(".graded"), items, answered, 0, facts)
+    return graded(out or stored.with_suffix(".graded"), items, lambda _: (answered, 0), facts, extractor)
 
 
-def _folder(benchmark: str, folder: Path, out: Path, split: str | None, limit: int | None) -> dict[str, Any]:
+def _folder(
+    benchmark: str, folder: Path, out: Path, split: str | None, limit: int | None, extractor: Endpoint | None
+) -> dict[str, Any]:
     """`split` and `limit` are the folder's own, unless others are asked for."""
     if not (folder / SETTINGS).is_file():
         raise ValueError(f"{folder} has no {SETTINGS}; give a folder that `cos eval` wrote, or a file of predictions")
@@ -51,8 +62,9 @@ def _folder(benchmark: str, folder: Path, out: Path, split: str | None, limit: i
     items = read_items(benchmark, split or made["split"] or None, limit or made["limit"], pictures=False)
     if items.benchmark.name != made["benchmark"]:
         raise ValueError(f"{folder} holds answers to {made['benchmark']}, not to {items.benchmark.name}")
+    check_extractor(items.benchmark, extractor)
     facts = {name: made[name] for name in ("prompt", "sampling")}
-    return write_results(out, items, *grade(folder, items, runs), facts)
+    return graded(out, items, lambda read: grade(folder, read, runs), facts, extractor)
 
 
 def _read(path: Path) -> tuple[list[Prediction], list[Reject]]:
