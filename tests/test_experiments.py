@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -173,7 +174,7 @@ BELOW = PaperTable(("M3CoT",), {"LLaVA": (85.1,), "InternVL": (None,)})
 
 
 def write(tmp_path, seeds, *experiments):
-    target = write_document(seeds, experiments, tmp_path / "out" / "results.md", "cos run paper --out runs/paper")
+    target = write_document(seeds, experiments, tmp_path / "out" / "results.md", Path("runs/paper"))
     return target.read_text("utf-8")
 
 
@@ -226,7 +227,7 @@ def test_an_experiment_of_some_seeds_says_which(tmp_path):
 
 def test_nothing_finished_is_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"no experiment is finished in .*seed-0; run one first") as caught:
-        write_document({0: tmp_path / "seed-0"}, [experiment()], tmp_path / "results.md", "cos run paper")
+        write_document({0: tmp_path / "seed-0"}, [experiment()], tmp_path / "results.md", Path("runs/paper"))
     assert "\n" not in str(caught.value) and not (tmp_path / "results.md").exists()
 
 

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 from chainofstep import cli
 from chainofstep.cli.common import BAD_INPUT
 from chainofstep.experiments import EXPERIMENTS, suite
-from chainofstep.verbs import read_seeds, recipe_lines, run_experiments
-from chainofstep.verbs.experiments import seeds_text
+from chainofstep.experiments.seeds import read_seeds, seeds_text
+from chainofstep.verbs import recipe_lines, run_experiments
 
 #: Read by hand from the paper's tables: experiment, row, column by place, figure.
 IN_THE_PAPER = [
@@ -117,4 +117,4 @@ def test_experiments_of_a_seed_run_in_the_order_of_the_list(tmp_path, monkeypatc
 
 def test_an_unknown_experiment_is_named(tmp_path):
     with pytest.raises(ValueError, match="no experiment 'tabel1', the nearest is table1"):
-        run_experiments("tabel1", tmp_path / "run", [0])
+        run_experiments("tabel1", tmp_path / "run", "0")

@@ -168,7 +168,9 @@ def test_the_second_time_no_stage_runs(carried_out, monkeypatch):
 
 
 def test_one_document_has_every_claim(carried_out, tmp_path):
-    text = write_document({0: carried_out}, list(EXPERIMENTS.values()), tmp_path / "results.md", "cos").read_text()
+    text = write_document(
+        {0: carried_out}, list(EXPERIMENTS.values()), tmp_path / "results.md", Path("runs")
+    ).read_text()
     assert len(list((tmp_path / "images").iterdir())) == len(EXPERIMENTS)
     claims = [claim.text for experiment in EXPERIMENTS.values() for claim in experiment.claims]
     assert all(text.count(f": {claim} | ") and text.count(f"- {claim}") for claim in claims)
@@ -205,11 +207,10 @@ def test_seeds_run_one_after_the_other_and_end_in_a_document(tmp_path, monkeypat
     sizes = ("sft=4", "labels=6", "dpo=6", "test=20")
     settings = ["launch.workers=1", "sampling.n=6", "sampling.max_tokens=5000", *(f"problems.{size}" for size in sizes)]
     first, again = (run_experiments("length", tmp_path, [0, 1], settings).read_bytes() for _ in range(2))
-    assert (
-        first == again
-        and f"`cos run length --out {tmp_path} --seeds 0-1` from the rows of seeds 0, 1." in first.decode()
-    )
-    assert cells(tmp_path / "seed-0", "length") != cells(tmp_path / "seed-1", "length")
+    command = f"cos run length --out {tmp_path} --seeds 0-1"
+    assert first == again and f"Written by `{command}` from the rows of seeds 0, 1." in first.decode()
+    pools = {(tmp_path / seed / "search" / "pool" / "rollouts.jsonl").read_bytes() for seed in ("seed-0", "seed-1")}
+    assert len(pools) == 2 and cells(tmp_path / "seed-1", "length")
 
 
 # What arms share, and what they do not

@@ -112,20 +112,34 @@ def _word(text: str) -> str:
 
 
 def _choice(text: str, choices: Sequence[str]) -> str | None:
-    text = _bare(text)
+    """The option of a text without a marked letter in front, or that letter, unless what follows names another one."""
+    marked: list[str] = []  # letters in front of each other, of which the text behind the last decides
+    while True:
+        text = _bare(text)
+        named = _named(text, choices)
+        first = None if named else _LETTER_FIRST.fullmatch(text)
+        letter = _option(first, choices) if first else None
+        if first is None or letter is None:
+            found = named[0] if len(named) == 1 else None
+            break
+        text = first.group(3)
+        if letter in _letters_of(text, choices) or marked[-1:] == [letter]:
+            found = letter
+            break
+        if {inside.upper() for inside in _LETTER_INSIDE.findall(text)} - {letter}:
+            found = None
+            break
+        marked.append(letter)
+    for letter in reversed(marked):
+        found = letter if found in (letter, None) else None
+    return found
+
+
+def _named(text: str, choices: Sequence[str]) -> list[str]:
+    """The letter that is all of the text, else those of the options whose text it is."""
     alone = _LETTER_ALONE.fullmatch(text)
-    if alone and (letter := _option(alone, choices)):
-        return letter
-    named = _letters_of(text, choices)
-    if named:
-        return named[0] if len(named) == 1 else None
-    first = _LETTER_FIRST.fullmatch(text)
-    letter = _option(first, choices) if first else None
-    if first is None or letter is None:
-        return None
-    rest = first.group(3)
-    others = {inside.upper() for inside in _LETTER_INSIDE.findall(rest)} | {_choice(rest, choices)}
-    return letter if others <= {letter, None} or letter in _letters_of(rest, choices) else None
+    letter = _option(alone, choices) if alone else None
+    return [letter] if letter else _letters_of(text, choices)
 
 
 def _option(match: re.Match[str], choices: Sequence[str]) -> str | None:

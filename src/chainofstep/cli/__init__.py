@@ -73,8 +73,7 @@ def run_command(
     if recipe == MINI_BASE:
         typer.echo(f"wrote {verbs.make_mini_base(out, seed, settings)}")
     elif recipe in verbs.experiment_titles():
-        chosen = verbs.read_seeds(seeds) if seeds else [seed]
-        typer.echo(f"wrote {verbs.run_experiments(recipe, out, chosen, settings, jobs, results)}")
+        typer.echo(f"wrote {verbs.run_experiments(recipe, out, seeds or str(seed), settings, jobs, results)}")
     elif seeds or jobs != 1 or results:
         raise ValueError(f"--seeds, --jobs and --results are for experiments, and {recipe!r} is none; leave them out")
     else:

@@ -7,6 +7,7 @@ from typing import Any
 from chainofstep.experiments.experiment import Claim, Experiment, PaperTable
 from chainofstep.experiments.found import Answer, Finding, Value, findings
 from chainofstep.experiments.pictures import picture
+from chainofstep.experiments.seeds import seeds_text
 from chainofstep.report.wording import duration
 from chainofstep.store import RunFolder, write_bytes, write_text
 
@@ -15,30 +16,30 @@ LACKING = "not measured in every seed"
 MINUS = "\u2212"
 
 
-def write_document(folders: Mapping[int, Path], experiments: Sequence[Experiment], target: Path, command: str) -> Path:
-    """Write the document of the seeds in `folders`, and its plots to `images/` beside it.
+def write_document(folders: Mapping[int, Path], experiments: Sequence[Experiment], target: Path, out: Path) -> Path:
+    """Write the document of the seeds in `folders`, all in the folder `out`, and its plots to `images/` beside it.
 
     ValueError if no seed has finished any of the experiments.
     """
     found = findings(folders, experiments)
     if not found:
         raise ValueError(f"no experiment is finished in {', '.join(map(str, folders.values()))}; run one first")
-    blocks = [*_head(found, folders, command), *_claims(found)]
+    blocks = [*_head(found, folders, out), *_claims(found)]
     for finding in found:
         image = Path("images") / f"{target.stem}-{finding.experiment.name}.png"
         write_bytes(target.parent / image, picture(finding))
-        blocks += _section(finding, image)
+        blocks += _section(finding, image, out)
     return write_text(target, "\n\n".join(blocks) + "\n")
 
 
-def _head(found: Sequence[Finding], folders: Mapping[int, Path], command: str) -> Iterator[str]:
+def _head(found: Sequence[Finding], folders: Mapping[int, Path], out: Path) -> Iterator[str]:
     seeds = sorted({seed for finding in found for seed in finding.seeds})
     recipe: dict[str, Any] = RunFolder(next(iter(folders.values()))).recipe()
     total = sum(finding.seconds for finding in found)
     problems = recipe["problems"]
     yield "# Results"
     yield (
-        f"Written by `{command}` from the rows of seeds {', '.join(map(str, seeds))}. The models are the small ones "
+        f"From `{_command('paper', out, seeds)}`. The models are the small ones "
         f"that come with the package, the questions generated, and every step can be checked exactly: SFT on "
         f"{problems['sft']:,} chains, {problems['dpo']} questions a round of DPO, {problems['test']} unseen test "
         "questions, the same for every seed. A seed decides everything else: training problems, order, sampling. "
@@ -77,7 +78,7 @@ def _anchor(title: str) -> str:
     return kept.replace(" ", "-")
 
 
-def _section(finding: Finding, image: Path) -> Iterator[str]:
+def _section(finding: Finding, image: Path, out: Path) -> Iterator[str]:
     experiment = finding.experiment
     yield f"## {experiment.title}"
     yield experiment.about
@@ -90,18 +91,17 @@ def _section(finding: Finding, image: Path) -> Iterator[str]:
     if finding.experiment.claims:
         lacking = [f"{claim.text}{_against(claim)}: **{LACKING}**." for claim in finding.unanswered]
         yield "\n".join(f"- {line}" for line in (*(_sentence(finding, a) for a in finding.answers), *lacking))
-    yield f"`cos run {experiment.name} --out runs/paper --seeds {_span(finding.seeds)}`: {_cost(finding)}"
+    yield f"`{_command(experiment.name, out, finding.seeds)}`: {_cost(finding)}"
+
+
+def _command(name: str, out: Path, seeds: Sequence[int]) -> str:
+    return f"cos run {name} --out {out.as_posix()} --seeds {seeds_text(seeds)}"
 
 
 def _cost(finding: Finding) -> str:
     if finding.seconds < 1:
         return "nothing beyond what the experiments above have sampled and scored."
     return f"{duration(finding.seconds)} a seed beyond what it shares with the experiments above."
-
-
-def _span(seeds: Sequence[int]) -> str:
-    first, last = min(seeds), max(seeds)
-    return f"{first}-{last}" if len(seeds) == last - first + 1 > 1 else ",".join(map(str, seeds))
 
 
 def _sentence(finding: Finding, answer: Answer) -> str:
@@ -163,4 +163,5 @@ def _interval(value: Value, plain: bool, signed: bool = False) -> str:
 def _number(value: float, plain: bool, signed: bool) -> str:
     scaled = value if plain else 100 * value
     places = (0 if abs(scaled) >= 100 else 2) if plain else 1
-    return f"{scaled:{'+' if signed else ''},.{places}f}".replace("-", MINUS)
+    rounded = round(scaled, places) + 0.0  # no minus before a nought
+    return f"{rounded:{'+' if signed else ''},.{places}f}".replace("-", MINUS)

@@ -131,6 +131,8 @@ def _write_step_pairs(run: Run, examples: Sequence[Example]) -> list[Path]:
     for result in read_results(run.folder.log("per-step/search/results"), examples):
         for pair in step_pairs(result, run.recipe.pairs):
             log.append(to_row(pair))
+    if not log.path.exists():
+        raise ValueError("per-step-1: no step gave a pair; lower the threshold (--set pairs.threshold=...)")
     return [log.path]
 
 

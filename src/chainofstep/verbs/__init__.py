@@ -10,7 +10,7 @@ from chainofstep.verbs.compare import compare
 from chainofstep.verbs.corpus import card, check_rows, export_rows, import_rows, mix, split, stats
 from chainofstep.verbs.data import Paired, annotate, pairs, sample
 from chainofstep.verbs.evaluate import evaluate
-from chainofstep.verbs.experiments import experiment_titles, read_seeds, run_experiments
+from chainofstep.verbs.experiments import experiment_titles, run_experiments
 from chainofstep.verbs.judge import judge, merge_scores
 from chainofstep.verbs.prm_eval import eval_prm
 from chainofstep.verbs.reading import extractor
@@ -44,7 +44,6 @@ __all__ = [
     "pairs",
     "problems",
     "push",
-    "read_seeds",
     "recipe_lines",
     "recipes",
     "regrade",
