@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chainofstep import answers
 from chainofstep.answers import LETTERS, answer_key, is_right, normalize
 from chainofstep.records import Example
 
@@ -100,6 +101,53 @@ def test_no_option_or_two_are_unreadable(text):
 def test_a_letter_goes_before_an_option_text_that_is_a_letter():
     assert normalize("A", "choice", ("B", "A")) == "A"
     assert normalize("C", "choice", ("C", "A")) == "A"  # no option C, so it is the text of option A
+
+
+def by_recursion(text, choices):
+    """What a choice means, a letter in front at a time."""
+    text = answers._bare(text)
+    named = answers._letters_of(text, choices)
+    alone = answers._LETTER_ALONE.fullmatch(text)
+    if alone and (letter := answers._option(alone, choices)):
+        return letter
+    if named:
+        return named[0] if len(named) == 1 else None
+    first = answers._LETTER_FIRST.fullmatch(text)
+    letter = answers._option(first, choices) if first else None
+    if letter is None:
+        return None
+    rest = first.group(3)
+    others = {inside.upper() for inside in answers._LETTER_INSIDE.findall(rest)} | {by_recursion(rest, choices)}
+    return letter if others <= {letter, None} or letter in answers._letters_of(rest, choices) else None
+
+
+PIECES = (
+    "A. ",
+    "B. ",
+    "(A) ",
+    "(b) ",
+    "C: ",
+    "D. ",
+    "A",
+    "row 1",
+    "row 2",
+    " (B)",
+    "option ",
+    "the answer is ",
+    "so",
+    ". ",
+)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=9).map("".join), st.sampled_from([ROWS, (), ("A. B", "B. row 1")]))
+def test_letters_before_letters_mean_what_they_mean_one_at_a_time(text, choices):
+    assert normalize(text, "choice", choices) == by_recursion(text, choices)
+
+
+@pytest.mark.parametrize(("end", "letter"), [("", "A"), ("row 1", "A"), ("row 2", "A"), ("(B)", None)])
+def test_a_text_of_very_many_letters_is_read(end, letter):
+    assert normalize("A. " * 20_000 + end, "choice", ROWS) == letter
+    assert normalize("A. B. " * 1000 + "B. " + end, "choice", ROWS) in (None, "A")
 
 
 def test_equal_option_texts_are_told_apart_by_letter_alone():

@@ -201,6 +201,13 @@ def test_the_prompts():
     }  # fmt: skip
 
 
+def test_rows_are_found_in_a_folder_as_in_a_file(tmp_path):
+    path = tmp_path / "test.jsonl"
+    path.write_text(json.dumps({"query": "How many?", "label": "14", "imgname": "x.png"}) + "\n", "utf-8")
+    folder, file = (load(CHARTQA, where, check="none") for where in (tmp_path, path))
+    assert folder == file and [example.id for example in folder.examples] == ["chartqa/test-0"]
+
+
 # The real items
 
 

@@ -91,6 +91,16 @@ def test_rows_that_cannot_be_read_are_rejects_in_the_count(tmp_path, picture):
     assert "items.jsonl:2: no gold answer" in problem and "\n" not in problem
 
 
+def test_a_limit_takes_the_first_rows_with_those_that_cannot_be_read(tmp_path, picture):
+    rows = [question(0), question(1, answer=""), question(0), question(2), question(3, answer=""), question(4)]
+    folder, five = write_items(tmp_path, rows), replace(CHARTQA, rows={"test": 5})
+    three = load(five, folder, limit=3)
+    assert [example.meta["row"] for example in three.examples] == [0, 3] and len(three.rejects) == 1
+    assert three.problems[0] == "the first 3 of 5 items: a sample, its score is not the benchmark's"
+    assert three.problems[1].startswith("chartqa test: 1 row cannot be read and counts as failed: no gold answer (1)")
+    assert len(load(five, folder, limit=5).rejects) == 2 and len(load(five, folder, limit=9).examples) == 3
+
+
 def test_of_doubled_ids_the_first_counts_and_the_rest_are_named(tmp_path, picture):
     rows = [question(0), question(0, answer="5"), question(1), question(0, answer="6")]
     loaded = load(replace(CHARTQA, rows={"test": 2}), write_items(tmp_path, rows))
@@ -343,3 +353,11 @@ def test_a_cell_longer_than_pythons_limit(tmp_path):
     path = write_tsv(tmp_path / "x.tsv", [{"index": "0", "image": "", "question": "q" * 300_000}])
     (found,) = rows_of_tsv(path, lambda content: "")
     assert found.reason.startswith("no picture") and len(found.row["question"]) == 300_000
+
+
+def test_a_quote_that_is_never_closed_takes_no_row_of_a_table_unseen(tmp_path):
+    path = tmp_path / "ChartQA_TEST.tsv"
+    path.write_text('index\tquestion\n0\t"one ""two"""\n1\t"Sum?\n2\tSum?\n')
+    first, second = rows_of_tsv(path, lambda content: "")
+    assert (first.place, second.place) == (f"{path}:1", f"{path}:2")
+    assert second.reason == "not tab-separated: unexpected end of data"

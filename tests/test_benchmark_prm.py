@@ -11,13 +11,14 @@ from rich.console import Console
 from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
-from chainofstep.benchmarks.prm_scores import evaluate_prm, harmonic, macro_f1, measure, score_items
+from chainofstep.benchmarks.prm_scores import harmonic, macro_f1, measure, score_items
 from chainofstep.benchmarks.prm_sets import FLAWLESS, PrmItem, PrmSet, load_prm_benchmark
 from chainofstep.cli.measure import eval_prm_command
 from chainofstep.problems.tasks.checker import check_steps
 from chainofstep.problems.tasks.planted import PLANTERS
 from chainofstep.records import Example, ScoreFailure, StepScores
 from chainofstep.scoring.oracle import OracleScorer
+from chainofstep.verbs.files import locked
 from chainofstep.verbs.prm_eval import eval_prm, prm_table
 from conftest import ScriptedScorer, make_chain
 
@@ -180,8 +181,27 @@ def test_the_first_wrong_step_by_hand():
     assert found["gsm8k", "F1"].value == pytest.approx(0.5)
     assert (found["math", "first wrong step found"].value, found["math", "flawless items accepted"].value) == (1, 0)
     assert found["math", "F1"].value == 0.0
-    assert found["mean", "F1"].value == pytest.approx(0.25) and found["mean", "F1"].total == 6
-    assert values("processbench", items, scored, 0.45)["mean", "F1"].value == pytest.approx((0.5 + 1) / 2)
+    mean = "mean of 2 of 4 subsets", "F1"  # two are not there
+    assert found[mean].value == pytest.approx(0.25) and found[mean].total == 6
+    assert values("processbench", items, scored, 0.45)[mean].value == pytest.approx((0.5 + 1) / 2)
+
+
+def test_a_subset_without_wrong_items_or_without_right_ones_has_no_f1():
+    names = ("gsm8k", "math", "olympiadbench", "omnimath")
+    items = [item(f"{name}-{label}", [label], name) for name in names for label in (True, False)]
+    scored = [StepScores((0.9,)), StepScores((0.1,))] * 4
+    found = values("processbench", items, scored)
+    assert found["mean", "F1"].value == 1.0 and found["mean", "F1"].total == 8
+    found = values("processbench", items[:-1], scored[:-1])  # no wrong item in the last
+    assert found["omnimath", "F1"].value is None and found["omnimath", "F1"].total == 1
+    assert found["omnimath", "flawless items accepted"].value == 1.0
+    assert found["mean of 3 of 4 subsets", "F1"].value == 1.0 and found["mean of 3 of 4 subsets", "F1"].total == 6
+    assert ("mean", "F1") not in found
+    alone = measure(PrmSet("processbench", (items[1],)), scored[1:2])
+    assert figures(alone)["mean of 0 of 4 subsets", "F1"].value is None
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(prm_table(alone))
+    assert "1 item, right" in shown.getvalue() and "mean of 0 of 4 subsets" in shown.getvalue()
 
 
 def test_f1_is_the_harmonic_mean():
@@ -298,14 +318,51 @@ def test_items_that_failed_are_tried_again(tmp_path, monkeypatch):
     [
         ("checker", "processbench", "generated problems alone"),
         ("checker", "plantd", "the nearest is planted"),
-        ("m", "visualprocessbench:/nowhere", "unpacked images.zip"),
-        ("m", "processbench:/nowhere", "has none of gsm8k.json"),
+        ("hub/m", "visualprocessbench:/nowhere", "unpacked images.zip"),
+        ("hub/m", "processbench:/nowhere", "has none of gsm8k.json"),
+        ("nowhere/to/m", "planted", "model folder nowhere/to/m does not exist"),
         ("checker", "planted:/tmp", "limit 0 leaves no item"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, model, benchmark, message):
     with pytest.raises(ValueError, match=message):
         eval_prm(model, benchmark, tmp_path / "out", limit=0 if "limit" in message else None)
+    assert not (tmp_path / "out" / "pictures").exists()
+
+
+def left(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path):
+    evaluation, annotation, other = (tmp_path / name for name in ("eval", "annotation", "other"))
+    write_rows(evaluation / "eval.json", [{"benchmark": "chartqa", "runs": []}])
+    write_rows(evaluation / "results.json", [{"rows": []}])
+    write_rows(annotation / "scores.made.json", [{"examples": 4, "model": "m"}])
+    write_rows(annotation / "scores.jsonl", [{"id": "a", "scores": []}])
+    write_rows(other / "results.json", [{"rows": []}])
+    for folder in (evaluation, annotation, other):
+        before = left(folder)
+        with pytest.raises(ValueError, match="choose another --out"):
+            eval_prm("checker", "planted", folder, limit=4)
+        assert left(folder) == before
+    eval_prm("checker", "planted", tmp_path / "own", limit=4)
+    write_rows(tmp_path / "own" / "eval.json", [{}])
+    with pytest.raises(ValueError, match="choose another --out"):
+        eval_prm("checker", "planted", tmp_path / "own", limit=4)
+
+
+def test_two_commands_do_not_write_one_folder(tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match="in use by another command"):
+        eval_prm("checker", "planted", tmp_path, limit=4)
+    assert not (tmp_path / "pictures").exists()
+    assert eval_prm("checker", "planted", tmp_path, limit=4).items == 8
+
+
+def test_a_threshold_that_is_none_is_said_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="threshold 1 is no score"):
+        eval_prm("checker", "planted", tmp_path / "out", threshold=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_table_says_what_became_of_every_item(planted):
@@ -314,11 +371,6 @@ def test_the_table_says_what_became_of_every_item(planted):
     text = " ".join(shown.getvalue().split())
     assert "96 items could not be scored" in text and "0 rows could not be read" in text
     assert "first 48 alone" in text and "errors caught" in text
-
-
-def test_the_whole_is_one_call(tmp_path):
-    found = figures(evaluate_prm("planted", tmp_path, OracleScorer(check_steps), limit=4))
-    assert found["all", "macro-F1"].value == 1.0
 
 
 def test_the_command_prints_the_figures(tmp_path):

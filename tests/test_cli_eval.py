@@ -29,11 +29,11 @@ def test_evaluation_ends_every_item_in_an_outcome(model, problem_file, tmp_path)
     shown = cos(*words, "--method", "self_consistency", "--method", "pass_at_n", "--method", "beam", "--prm", model)
     for name in ("self_consistency-1", "self_consistency-2", "pass_at_n-2"):
         assert outcomes(out, name) == ["unparseable", "unparseable", "unparseable", "failed"]
-    assert outcomes(out, "step_beam-2-1") == ["failed"] * 4
+    assert outcomes(out, "step_beam-2-1") == ["unparseable", "unparseable", "unparseable", "failed"]
     assert "gone.png does not exist" in rows(out / "verdicts" / "pass_at_n-2.jsonl")[3]["note"]
     table = [re.split(r"\s{2,}", line.strip()) for line in shown.splitlines() if "%" in line and "95%" not in line]
     assert table[:2] == [
-        ["Self-consistency", "1", "0.0%", "0.0 to 49.0", "0", "0", "3", "1", "4.5"],
+        ["One sample", "1", "0.0%", "0.0 to 49.0", "0", "0", "3", "1", "4.5"],
         ["Self-consistency", "2", "0.0%", "0.0 to 49.0", "0", "0", "3", "1", "9.0"],
     ]
     assert ["Pass@N (ceiling)", "2", "scene", "0.0%", "0.0 to 65.8", "0", "2"] in table
@@ -52,7 +52,7 @@ def test_evaluation_regrades_what_is_stored(model, problem_file, tmp_path):
     assert "100.0%" in cos("eval", problem_file, "--regrade", out)
     predictions = write_lines(tmp_path / "p.jsonl", [{"id": e.id, "text": e.answer} for e in examples[1:]])
     shown = cos("eval", problem_file, "--regrade", predictions)
-    assert "75.0%" in shown and f"1 items without a prediction: failed ({examples[0].id})" in shown
+    assert "75.0%" in shown and f"1 item without a prediction: failed ({examples[0].id})" in shown
 
 
 def test_a_base_model_is_evaluated_without_steps(problem_file, tmp_path):
@@ -76,6 +76,11 @@ def test_evaluation_refuses_what_it_cannot_do(problem_file, tmp_path):
     assert "no prompt of examples 'paper'" in error(*words, "--model", "a/b", "--prompt", "paper")
     assert "limit is 0" in error(*words, "--model", "a/b", "--limit", 0)
     assert "is no file" in error("eval", problem_file, "--regrade", tmp_path / "none.jsonl")
+    for option in (("--method", "greedy"), ("-n", 16), ("--prm", "a/b"), ("--prompt", "none"), ("--max-tokens", 256)):
+        refused = f"{option[0]} is for asking a model, and --regrade asks none: leave it out"
+        assert refused in error("eval", problem_file, "--regrade", tmp_path / "p.jsonl", *option)
+    assert "max_tokens is 0; give at least 1" in error(*words, "--model", "a/b", "--max-tokens", 0)
+    assert "N from 1" in error(*words, "--model", "a/b", "-n", 0)
     assert not (tmp_path / "out").exists()
 
 

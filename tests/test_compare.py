@@ -16,8 +16,17 @@ from chainofstep.cli.measure import compare_command
 from chainofstep.evaluate import wilson
 from chainofstep.records import Example, StepScores
 from chainofstep.report.compare_page import compare_page, difference_bar, p_value
-from chainofstep.report.comparison import ComparedRun, Measured, Spent, differing_settings, pairings, shared_questions
+from chainofstep.report.comparison import (
+    ComparedRun,
+    Measured,
+    Spent,
+    differing_settings,
+    pairings,
+    shared_questions,
+    unknown_settings,
+)
 from chainofstep.verbs.compare import compare, compare_table, cost_table, question_lines, settings_table
+from chainofstep.verbs.items import question_hash
 from conftest import make_chain, make_rollout
 
 SCORES = StepScores((0.9,), 0.9)
@@ -83,7 +92,9 @@ def make_search(folder, examples, beam_answers):
 def make_evaluation(folder, right, total=10, rejected=0, first=0):
     """An evaluation whose greedy answers to the first `right` questions are right."""
     names = [f"chartqa/{number}" for number in range(first, first + total)]
-    verdicts = [{"id": n, "outcome": "right" if p < right else "wrong", "answer": "4"} for p, n in enumerate(names)]
+    verdicts = [{"id": n, "outcome": "right" if p < right else "wrong", "question": "5ea"} for p, n in enumerate(names)]
+    lost = [{"place": f"x:{number}", "reason": "no answer"} for number in range(rejected)]
+    verdicts += [{"id": row["place"], "outcome": "failed"} for row in lost]
     write_rows(folder / "verdicts" / "greedy.jsonl", verdicts)
     write_rows(folder / "verdicts" / "best_of_n-16.jsonl", verdicts)
     rows = [
@@ -91,7 +102,6 @@ def make_evaluation(folder, right, total=10, rejected=0, first=0):
         for method, n, tokens in (("greedy", 1, 70), ("best_of_n", 16, 1000))
         for breakdown in ("", "type")
     ]
-    lost = [{"place": f"x:{number}", "reason": "no answer"} for number in range(rejected)]
     results = {"benchmark": "chartqa", "split": "test", "model": f"models/{folder.name}", "rejected": lost}
     results["problems"] = [f"{rejected} rows could not be read"] if rejected else []
     write_json(folder / "results.json", {**results, "rows": rows})
@@ -133,7 +143,8 @@ def test_search_is_chosen_from_the_stored_pools(tmp_path):
         "step_beam-4-2": 9,
     }
     assert found["step_beam-4-2"].outcomes["q9"] == "failed"
-    assert found["step_beam-4-2"].label.endswith("width 2") and found["self_consistency-1"].label == "One sample"
+    assert found["step_beam-4-2"].label == "Step beam, width 2, N\u00a0=\u00a04"
+    assert found["self_consistency-1"].label == "One sample"
 
 
 def test_differences_are_paired_on_the_same_questions(tmp_path):
@@ -192,7 +203,7 @@ def test_only_settings_that_differ_are_shown(tmp_path):
     make_run(tmp_path / "a", 6, recipe={"dpo": {"beta": 0.1, "epochs": 1}})
     make_run(tmp_path / "b", 6, recipe={"dpo": {"beta": 0.2, "epochs": 1}, "grpo": None})
     runs = compare([tmp_path / "a", tmp_path / "b"])
-    assert differing_settings(runs) == {"dpo.beta": ("0.1", "0.2"), "grpo": (None, "None")}
+    assert differing_settings(runs) == {"dpo.beta": ("0.1", "0.2"), "grpo": ("–", "None")}
     text = shown(settings_table(runs))
     assert "dpo.beta" in text and "epochs" not in text and "seed" not in text
 
@@ -205,6 +216,7 @@ def test_evaluations_are_read_from_their_verdicts(tmp_path):
     assert [m.label.replace("\u00a0", " ") for m in runs[0].measured] == ["Greedy", "Best-of-N by PRM, N = 16"]
     assert (runs[1].by_key["greedy"].right, runs[1].by_key["greedy"].total) == (9, 12)  # rejected items failed
     assert runs[0].spent.tokens == 1070
+    assert shared_questions(*runs).second_only == ()  # a row that cannot be read is no question
     assert question_lines(runs)[-1] == "b: 2 rows could not be read"
     pairing = pairings(*runs)[0]
     assert pairing.questions == 10 and pairing.test.second_only == 3
@@ -224,6 +236,86 @@ def test_a_run_and_an_evaluation_meet_where_both_have_the_method(tmp_path):
     assert len(shared_questions(*runs).first_only) == 10
 
 
+def change_verdicts(folder, old, new, times=-1):
+    for path in (folder / "verdicts").iterdir():
+        path.write_text(path.read_text("utf-8").replace(old, new, times), "utf-8")
+
+
+def test_rows_that_cannot_be_read_in_both_are_paired_with_nothing(tmp_path):
+    runs = compare([make_evaluation(tmp_path / "a", 6, rejected=2), make_evaluation(tmp_path / "b", 6, rejected=2)])
+    assert [pairing.questions for pairing in pairings(*runs)] == [10, 10]
+    assert [run.by_key["greedy"].total for run in runs] == [12, 12]
+    assert question_lines(runs)[0] == "a and b: 10 questions in both"
+
+
+def test_other_questions_of_one_id_are_not_paired_in_evaluations(tmp_path):
+    change_verdicts(make_evaluation(tmp_path / "b", 9), '"5ea"', '"0ff"', 4)
+    runs = compare([make_evaluation(tmp_path / "a", 6), tmp_path / "b"])
+    assert shared_questions(*runs).other == tuple(f"chartqa/{number}" for number in range(4))
+    assert [pairing.questions for pairing in pairings(*runs)] == [6, 6]
+
+
+def test_a_run_and_an_evaluation_know_the_same_question(tmp_path):
+    make_run(tmp_path / "a", 6)
+    known = [{"id": e.id, "outcome": "right", "question": question_hash(e)} for e in map(question, range(9))]
+    make_evaluation(tmp_path / "b", 9, total=9)
+    for name in ("greedy", "best_of_n-16"):
+        write_rows(tmp_path / "b" / "verdicts" / f"{name}.jsonl", [*known, {**known[0], "id": "q9", "question": "x"}])
+    shared = shared_questions(*compare([tmp_path / "a", tmp_path / "b"]))
+    assert (shared.both, shared.other) == (9, ("q9",))
+
+
+def test_verdicts_that_do_not_say_what_was_asked_are_matched_by_id_and_that_is_said(tmp_path):
+    change_verdicts(make_evaluation(tmp_path / "b", 9), ', "question": "5ea"', "")
+    runs = compare([make_evaluation(tmp_path / "a", 6), tmp_path / "b"])
+    assert pairings(*runs)[0].questions == 10
+    assert question_lines(runs)[-1] == "b does not say what was asked: its questions are known by their ids alone"
+
+
+def with_method(folder, method, outcomes):
+    """An evaluation with one method at N = 1."""
+    make_evaluation(folder, 0)
+    results = json.loads((folder / "results.json").read_text("utf-8"))
+    write_json(
+        folder / "results.json",
+        results | {"rows": [{"method": m, "n": 1, "width": 1, "breakdown": ""} for m in method]},
+    )
+    for name, own in zip(method, outcomes, strict=True):
+        rows = [{"id": f"chartqa/{place}", "outcome": outcome, "question": "5ea"} for place, outcome in enumerate(own)]
+        write_rows(folder / "verdicts" / f"{name if name in ('greedy', 'predictions') else name + '-1'}.jsonl", rows)
+    return folder
+
+
+def test_a_file_of_predictions_is_paired_with_greedy_answers(tmp_path):
+    with_method(tmp_path / "a", ["greedy"], [["right", "wrong", "wrong"]])
+    with_method(tmp_path / "b", ["predictions"], [["right", "right", "wrong"]])
+    runs = compare([tmp_path / "a", tmp_path / "b"])
+    (pairing,) = pairings(*runs)
+    assert (pairing.questions, pairing.test.second_only, pairing.label) == (3, 1, "Greedy / Predictions")
+    assert pairings(runs[1], runs[1])[0].label == "Predictions"
+
+
+def test_all_methods_of_one_sample_are_one_row(tmp_path):
+    with_method(tmp_path / "a", ["best_of_n", "self_consistency"], [["failed"], ["right"]])  # scores may be missing
+    with_method(tmp_path / "b", ["best_of_n"], [["wrong"]])
+    runs = compare([tmp_path / "a", tmp_path / "b"])
+    assert [list(run.by_key) for run in runs] == [["self_consistency-1"]] * 2
+    (pairing,) = pairings(*runs)
+    assert pairing.label == "One sample" and pairing.test.first_only == 1
+
+
+def test_settings_that_are_not_known_of_both_do_not_differ(tmp_path):
+    make_evaluation(tmp_path / "a", 6)
+    (make_evaluation(tmp_path / "b", 6) / "eval.json").unlink()  # graded from stored texts
+    runs = compare([tmp_path / "a", tmp_path / "b"])
+    assert differing_settings(runs) == {"model": ("models/a", "models/b")}
+    assert unknown_settings(runs) == ["sampling.seed", "model weights"]
+    assert "settings that are not known of every run: sampling.seed, model weights" in question_lines(runs)
+    assert "Not known of every run: sampling.seed, model weights" in compare_page(runs)
+    third = [*runs, ComparedRun("c", {"sampling.seed": "1"}, {}, ())]
+    assert differing_settings(third)["sampling.seed"] == ("0", "not known", "1")
+
+
 # Bad input
 
 
@@ -239,6 +331,9 @@ def test_bad_folders_are_one_line(tmp_path):
     write_json(tmp_path / "b" / "recipe.json", {})
     with pytest.raises(ValueError, match="has not begun"):
         compare([tmp_path / "a", tmp_path / "b"])
+    write_json(make_evaluation(tmp_path / "d", 6) / "results.json", {"figures": []})
+    with pytest.raises(ValueError, match="holds no figures of an evaluation"):
+        compare([tmp_path / "a", tmp_path / "d"])
     (make_evaluation(tmp_path / "c", 6) / "verdicts" / "greedy.jsonl").unlink()
     with pytest.raises(ValueError, match=r"no verdicts/greedy.jsonl"):
         compare([tmp_path / "a", tmp_path / "c"])
@@ -277,7 +372,17 @@ def test_the_page_escapes_loads_nothing_and_names_all(tmp_path):
 
 
 def measured_run(name, outcomes):
-    return ComparedRun(name, {}, dict.fromkeys(outcomes, ""), (Measured("sft", "SFT", outcomes),))
+    return ComparedRun(name, {}, dict.fromkeys(outcomes, ()), (Measured("sft", "SFT", outcomes),))
+
+
+def test_runs_that_never_differ_have_no_interval():
+    one = measured_run("one", {str(n): "right" if n < 3 else "wrong" for n in range(8)})
+    row = next(line for line in shown(compare_table([one, one])).splitlines() if line.strip().startswith("SFT"))
+    assert "no difference on 8 questions" in row and "+0.0" not in row and "1.000" not in row
+    page = compare_page([one, one])
+    assert "no difference on 8 questions" in page and "+0.0 to" not in page
+    alone = measured_run("one", {"0": "right"})
+    assert "no difference on 1 question<" in compare_page([alone, alone])
 
 
 def test_colours_tell_better_from_worse():

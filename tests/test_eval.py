@@ -18,7 +18,7 @@ from chainofstep.pipeline import workers
 from chainofstep.pipeline.spread import Spread
 from chainofstep.records import SamplingErrors, ScoreFailure, StepScores
 from chainofstep.search import Cost, SearchConfig
-from chainofstep.store import read_json, read_rows
+from chainofstep.store import RunFolder, read_json, read_rows
 from chainofstep.verbs.files import write_lines
 from chainofstep.verbs.items import read_items
 from conftest import ScriptedSampler, make_chain
@@ -199,16 +199,88 @@ def test_a_method_can_be_added_later_and_other_settings_cannot(spec, script, tmp
     run(spec, tmp_path / "out", ["greedy"], prm=None)
     added = run(spec, tmp_path / "out", ["best_of_n"])
     assert set(whole(added)) == {("greedy", 1), ("best_of_n", 2), ("best_of_n", 4)}
-    with pytest.raises(ValueError, match=r"was made with another sampling\.temperature"):
+    with pytest.raises(ValueError, match=r"was made with sampling\.temperature=1\.0, not 0\.5"):
         run(spec, tmp_path / "out", temperature=0.5)
-    with pytest.raises(ValueError, match="was made with another pool"):
+    with pytest.raises(ValueError, match="has a pool of 4 samples, too few for N = 8"):
         run(spec, tmp_path / "out", sizes=(8,))
-    with pytest.raises(ValueError, match="was made with another limit"):
+    with pytest.raises(ValueError, match="was made with limit=40, not 39"):
         run(spec, tmp_path / "out", limit=39)
-    with pytest.raises(ValueError, match="was made with another prompt"):
+    with pytest.raises(ValueError, match="was made with prompt='paper', not 'none'"):
         run(spec, tmp_path / "out", prompt="none")
     with pytest.raises(ValueError, match=r"has files but no eval\.json"):
         run(spec, tmp_path)
+
+
+def test_a_smaller_size_is_taken_from_the_pool_that_is_there(spec, script, tmp_path):
+    script()
+    run(spec, tmp_path / "out", ["best_of_n"], sizes=(4,))
+    script(calls=0)
+    added = whole(run(spec, tmp_path / "out", ["self_consistency"], sizes=(2,)))
+    assert {key: row["accuracy"] for key, row in added.items()} == {
+        ("best_of_n", 4): 1.0,
+        ("self_consistency", 2): 0.25,
+    }
+    assert read_json(tmp_path / "out" / "eval.json")["pool"] == 4
+
+
+class Broken(Policy):
+    """Writes no whole step: a beam search has nothing to go on with."""
+
+    def texts(self, request):
+        return ["<|reasoning_start|>\nand so on"] * request.n
+
+
+def test_a_beam_search_without_a_chain_is_unparseable_and_not_tried_again(spec, tmp_path, monkeypatch):
+    policy = Broken(read_items(spec, limit=6))
+    policy.fails = list(policy.places)[:1]
+    monkeypatch.setattr(workers, "sampler", lambda name, steps=True: policy)
+    monkeypatch.setattr(workers, "prm", lambda name: Judge())
+    row = whole(run(spec, tmp_path / "out", ["beam"], sizes=(2,), limit=6))["step_beam", 2]
+    assert (row["unparseable"], row["failed"]) == (5, 1)  # one could not be asked
+    policy.fails = ()
+    assert whole(run(spec, tmp_path / "out", ["beam"], sizes=(2,), limit=6))["step_beam", 2]["unparseable"] == 6
+    monkeypatch.setattr(workers, "sampler", None)
+    assert whole(run(spec, tmp_path / "out", ["beam"], sizes=(2,), limit=6))["step_beam", 2]["unparseable"] == 6
+
+
+def test_what_the_scorer_failed_on_is_scored_again(spec, script, tmp_path):
+    failing = {example.id for example in read_items(spec, limit=3).examples}
+    script(judge=Judge(failing))
+    run(spec, tmp_path / "out", ["best_of_n", "beam"], sizes=(4,))
+    script()
+    again = whole(run(spec, tmp_path / "out", ["best_of_n", "beam"], sizes=(4,)))
+    assert {key: (row["failed"], row["right"]) for key, row in again.items()} == {
+        ("best_of_n", 4): (0, 40), ("step_beam", 4): (0, 40)
+    }  # fmt: skip
+
+
+def test_samples_that_are_no_chains_are_not_scored_again(spec, tmp_path, monkeypatch):
+    policy = Broken(read_items(spec, limit=2))
+    monkeypatch.setattr(workers, "sampler", lambda name, steps=True: policy)
+    monkeypatch.setattr(workers, "prm", lambda name: Judge())
+    run(spec, tmp_path / "out", ["best_of_n"], sizes=(2,), limit=2)
+    monkeypatch.setattr(workers, "prm", None)
+    assert whole(run(spec, tmp_path / "out", ["best_of_n"], sizes=(2,), limit=2))["best_of_n", 2]["unparseable"] == 2
+
+
+def test_a_folder_in_use_is_left_alone(spec, script, tmp_path):
+    script()
+    run(spec, tmp_path / "out", ["greedy"])
+    lock = RunFolder(tmp_path / "out").lock()
+    for again in (lambda: run(spec, tmp_path / "out", ["greedy"]), lambda: verbs.regrade(spec, tmp_path / "out")):
+        with pytest.raises(ValueError, match="is in use by another command"):
+            again()
+    lock.release()
+    run(spec, tmp_path / "out", ["greedy"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_tokens", 0), ("temperature", -1.0), ("temperature", float("nan")), ("top_p", 0.0)]
+)
+def test_settings_that_cannot_be_are_named_before_anything_is_made(spec, tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}; give "):
+        verbs.evaluate(spec, "some/policy", tmp_path / "out", config=SearchConfig(**{name: value}))
+    assert not (tmp_path / "out").exists()
 
 
 def test_regrading_equals_the_first_grading(spec, script, tmp_path):
@@ -246,7 +318,7 @@ def test_gold_predictions_are_right_and_other_ones_are_counted(spec, tmp_path):
     assert found["predictions"] | {"file": ""} == {
         **{"file": "", "read": len(items) + 1, "missing": 1, "doubled": 1, "unknown": 1, "other question": 0, "bad": 1}
     }
-    assert any("1 items without a prediction: failed" in line and gold[1]["id"] in line for line in found["problems"])
+    assert any("1 item without a prediction: failed" in line and gold[1]["id"] in line for line in found["problems"])
 
 
 def test_hostile_predictions_end_in_one_outcome_each(spec, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,24 @@ def test_vlmevalkit_sheets(tmp_path):
     assert texts(path) == ["1", "", "3"]
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"index,prediction"])
+def test_a_sheet_that_cannot_be_read_is_one_line(tmp_path, content):
+    pytest.importorskip("openpyxl")
+    (tmp_path / "m.xlsx").write_bytes(content)
+    with pytest.raises(ValueError, match=r"m\.xlsx cannot be read as \.xlsx .*: save it again"):
+        list(read_predictions(tmp_path / "m.xlsx"))
+
+
+def test_a_damaged_sheet_is_one_line(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    openpyxl.Workbook().save(tmp_path / "whole.xlsx")
+    with zipfile.ZipFile(tmp_path / "whole.xlsx") as whole, zipfile.ZipFile(tmp_path / "m.xlsx", "w") as damaged:
+        for name in whole.namelist():
+            damaged.writestr(name, whole.read(name)[: 200 if "sheet1" in name else None])
+    with pytest.raises(ValueError, match=r"m\.xlsx cannot be read as \.xlsx .*: save it again"):
+        list(read_predictions(tmp_path / "m.xlsx"))
+
+
 def test_a_sheet_without_its_reader_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openpyxl", None)
     (tmp_path / "m.xlsx").write_bytes(b"")
@@ -159,6 +178,18 @@ def test_bad_rows_of_a_table(tmp_path):
     assert csv.field_size_limit() == 131_072
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_a_quote_that_is_never_closed_is_named_and_takes_no_row_unseen(tmp_path, suffix):
+    path, between = tmp_path / f"p.{suffix}", "," if suffix == "csv" else "\t"
+    rows = [("index", "prediction"), ("0", '"one\ntwo"'), ("1", '"2'), ("2", "3")]
+    path.write_text("".join(between.join(row) + "\n" for row in rows))
+    found = list(read_predictions(path))
+    assert [one.text for one in found if isinstance(one, Prediction)] == ["one\ntwo"]
+    assert [(one.place, one.reason) for one in found if isinstance(one, Reject)] == [
+        (f"{path}:4", "not a table from here on: unexpected end of data")
+    ]
+
+
 def test_a_failure_that_vlmevalkit_wrote_down_is_no_answer(tmp_path):
     row = {"index": 0, "prediction": "Failed to obtain answer via API."}
     assert match(ITEMS, read_predictions(written(tmp_path / "p.jsonl", row))).texts[0] == ScoreFailure(
@@ -184,6 +215,14 @@ def test_rows_that_name_another_question_are_strangers(tmp_path):
     ]
     path = written(tmp_path / "p.jsonl", *rows)
     assert match(ITEMS, read_predictions(path)).strangers == [f"{path}:2"]
+
+
+def test_a_question_is_the_same_however_its_pictures_places_are_written(tmp_path):
+    items = [Example("mmmu/a", "<image 1> What is shown in <image 2>?", (), "A", "choice")]
+    told = {"doc_id": 0, "input": "<image> What is shown in <image>?\nA. x", "resps": [["A"]]}
+    assert not match(items, read_predictions(written(tmp_path / "p.jsonl", told))).strangers
+    of_doc = {"doc_id": 0, "input": "Look.", "doc": {"question": items[0].question}, "resps": [["A"]]}
+    assert not match(items, read_predictions(written(tmp_path / "q.jsonl", of_doc))).strangers
 
 
 def test_where_an_index_is_one_items_id_and_anothers_row_the_question_decides(tmp_path):

@@ -221,7 +221,7 @@ def test_records_come_back_and_a_wrong_field_is_named(tmp_path):
     log.append({"x": 1, "tags": ["a", "b"]})
     assert list(log.records(Point)) == [Point(1, ("a", "b"))]
     log.append({"x": "left"})
-    with pytest.raises(ValueError, match=r"points\.jsonl:2: not a Point: x: Input should be a valid integer") as caught:
+    with pytest.raises(ValueError, match=r"points\.jsonl:2: not a valid Point: x: Input should be a valid") as caught:
         list(read_records(log.path, Point))
     assert "\n" not in str(caught.value)
 
@@ -392,5 +392,5 @@ def test_a_corrupt_marker_is_named(tmp_path):
     folder = RunFolder(tmp_path)
     folder.run_stage("sft", {}, Work(folder))
     write_json(tmp_path / "stages" / "sft.json", {"name": "sft", "inputs": {}})
-    with pytest.raises(ValueError, match=r"stages/sft\.json: not a Stage: inputs_hash: "):
+    with pytest.raises(ValueError, match=r"stages/sft\.json: not a valid Stage: inputs_hash: "):
         folder.stage("sft")

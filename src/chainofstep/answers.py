@@ -112,8 +112,11 @@ def _word(text: str) -> str:
 
 
 def _choice(text: str, choices: Sequence[str]) -> str | None:
-    """The option of a text without a marked letter in front, or that letter, unless what follows names another one."""
-    marked: list[str] = []  # letters in front of each other, of which the text behind the last decides
+    """The option that the text names: by its letter or its text alone, or by a letter before text that names no other.
+
+    What such a letter stands before is read in the same way, as often as there is one: `A. B. row 2`.
+    """
+    marked: list[str] = []  # each stands as long as what comes after it names it or nothing
     while True:
         text = _bare(text)
         named = _named(text, choices)

@@ -90,6 +90,9 @@ class SearchResult:
     failure: str = ""
 
 
+#: `failure` of a beam search that ended without a finished chain, and of one whose scorer scored nothing.
+UNFINISHED, UNSCORED = "no chain reached an answer", "the scorer failed on every chain"
+
 Method = Callable[[Sequence[Example], Sampler, StepScorer | None, SearchConfig], list[SearchResult]]
 
 
@@ -217,7 +220,7 @@ def _pick(example: Example, pool: Sequence[Rollout], entries: Sequence[_Entry], 
         cost += Cost(0, len(entries), sum(len(entry.chain.steps) for entry in entries))
     trace = (_pool_trace(pool, entries, ranks, best),)
     if best is None:
-        why = "the scorer failed on every chain" if entries else ""
+        why = UNSCORED if entries else ""
         return SearchResult(example.id, None, pool[0].text, None, None, cost, trace, why)
     return SearchResult(example.id, best.chain.answer, best.text, best.chain, best.scored, cost, trace)
 
@@ -282,6 +285,7 @@ class _Search:
     passed_over: list[_Beam] = field(default_factory=list)  # finished, but not kept
     cost: Cost = field(default_factory=Cost)
     trace: list[tuple[Candidate, ...]] = field(default_factory=list)
+    refused: bool = False  # the last level had candidates, and the scorer failed on each
 
     def requests(self) -> list[Request]:
         """One request per live beam, each with its own seed."""
@@ -334,6 +338,7 @@ class _Search:
         failed = [(option, option.scored) for option in options if isinstance(option.scored, ScoreFailure)]
         self.broken += [Candidate(render(o.chain), o.count, problem=failure.reason) for o, failure in failed]
         self.trace.append((*seen, *self.broken))
+        self.refused = bool(options) and not ranked
         self.options, self.broken = {}, []
 
     def result(self) -> SearchResult:
@@ -341,7 +346,8 @@ class _Search:
         trace = tuple(self.trace)
         best = max(self.finished or self.passed_over, key=self._path_score, default=None)
         if best is None:
-            return SearchResult(self.example.id, None, "", None, None, self.cost, trace, "no chain reached an answer")
+            why = UNSCORED if self.refused else UNFINISHED
+            return SearchResult(self.example.id, None, "", None, None, self.cost, trace, why)
         text = render(best.chain)
         return SearchResult(self.example.id, best.chain.answer, text, best.chain, best.scored, self.cost, trace)
 

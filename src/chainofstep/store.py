@@ -148,7 +148,7 @@ def _record(kind: type[Record], row: Row, place: str) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{place}: not a {kind.__name__}: {name}: {first['msg']}: mend or delete it") from error
+        raise ValueError(f"{place}: not a valid {kind.__name__}: {name}: {first['msg']}: mend or delete it") from error
 
 
 class Log:

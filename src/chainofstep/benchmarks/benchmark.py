@@ -78,14 +78,18 @@ class Benchmark:
     def _verdict(self, example: Example, text: str | ScoreFailure | None, generator: Random) -> Verdict:
         if isinstance(text, ScoreFailure):
             return Verdict("failed", note=text.reason)
-        verdict = self.rule(example, (said(text) if text is not None else None) or "", generator)
-        return verdict if text is not None else replace(verdict, note=verdict.note or "no chain")
+        reply = None if text is None else said(text)
+        verdict = self.rule(example, reply or "", generator)
+        why = "no chain" if text is None else "no closed answer"
+        return replace(verdict, note=verdict.note or why) if reply is None else verdict
 
 
 def said(text: str) -> str | None:
-    """What a text says as its answer: of a chain what stands between the answer tokens (paper B2), else all of it.
+    """What a text says as its answer: what stands between its first answer tokens (paper B2), else all of it.
 
-    None for a chain without a closed answer. Never a token of the format.
+    A closed answer counts whatever surrounds it, a chain that parses or not: every text is graded by this, of a model's
+    own samples and of a file of predictions. None for a text with step tokens and no closed answer. Never a token of
+    the format.
     """
     if "<|" not in text:
         return text.strip()

@@ -91,7 +91,7 @@ CHARTQA = Benchmark(
     },
     rule=judge_chartqa,
     groups=lambda example: {"type": example.meta.get("type", "not said")},
-    files=("{split}/{split}_*.json", "{split}_*.json", "data/{split}-*.parquet", "ChartQA_*.tsv"),
+    files=("{split}/{split}_*.json", "{split}_*.json", "{split}.jsonl", "data/{split}-*.parquet", "ChartQA_*.tsv"),
     note="pix2struct's rule: 3% is 0.03, so it is right for a gold 0.03 and wrong for a gold 3; `1,200` and `$5` are "
     "no numbers; a gold 0 and bracketed lists are compared as text; a year is right within a hundred years. Digits of "
     "other scripts and `1_000` are numbers, as Python reads them; nan and inf are never right. White space around an "

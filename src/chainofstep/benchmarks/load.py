@@ -37,13 +37,14 @@ def load(
     split: str | None = None,
     pictures: Path | None = None,
     check: Check = "header",
+    limit: int | None = None,
 ) -> Loaded:
     """The items of a split (default: the reported one) from a file or folder; from the hub where `where` is None.
 
     Files are those of the hub's repository, the authors' or VLMEvalKit's (.tsv), or `items.jsonl`. Embedded pictures
     are written to `pictures` (default: `pictures` beside the files, or NAME/pictures). `check="none"` is for scoring
-    stored text: no picture is looked at or written. `ValueError` if there are no such files or rows, or they are
-    another version's.
+    stored text: no picture is looked at or written. `limit` takes the first so many items, those that cannot be read
+    among them. `ValueError` if there are no such files or rows, or they are another version's.
     """
     split = _known_split(benchmark, split or benchmark.split)
     folder = Path(benchmark.name) if where is None else where if where.is_dir() else where.parent
@@ -52,8 +53,11 @@ def load(
     given = _from_hub(benchmark, split) if where is None else _from_files(rows, where, split)
     found = list(_read(benchmark, rows, given))
     if not found:
-        raise ValueError(f"no rows of {benchmark.name}'s split {split} in {where or benchmark.hub}: give --split")
-    return _loaded(benchmark, split, found)
+        if where is not None and where.is_file() and where.stat().st_size == 0:
+            raise ValueError(f"{where} is empty: give a file of {benchmark.title}")
+        place = where or benchmark.hub
+        raise ValueError(f"no rows of {benchmark.name}'s split {split} in {place}: give files with rows, or --split")
+    return _loaded(benchmark, split, found, limit)
 
 
 class _TextRows(Rows):
@@ -138,13 +142,15 @@ def _check_columns(benchmark: Benchmark, file: str, row: Mapping[str, Any]) -> N
         )
 
 
-def _loaded(benchmark: Benchmark, split: str, found: list[Example | Reject]) -> Loaded:
-    examples = [one for one in found if isinstance(one, Example)]
-    rejects = [one for one in found if isinstance(one, Reject)]
-    doubled = [one for one in rejects if one.reason.startswith(_DOUBLED)]
-    rejects = [one for one in rejects if not one.reason.startswith(_DOUBLED)]
+def _loaded(benchmark: Benchmark, split: str, found: list[Example | Reject], limit: int | None) -> Loaded:
+    doubled = [one for one in found if isinstance(one, Reject) and one.reason.startswith(_DOUBLED)]
+    items = [one for one in found if isinstance(one, Example) or not one.reason.startswith(_DOUBLED)]
+    taken = items[:limit]
+    examples = [one for one in taken if isinstance(one, Example)]
+    rejects = [one for one in taken if isinstance(one, Reject)]
     name = f"{benchmark.name} {split}"
-    problems = [*_of_number(name, len(examples) + len(rejects), benchmark.rows[split]), *_of_rejects(name, rejects)]
+    problems = [*_of_number(name, len(items), benchmark.rows[split]), *of_limit(len(taken), len(items))]
+    problems += _of_rejects(name, rejects)
     if doubled:
         ids = [one.reason.removeprefix(_DOUBLED) for one in doubled]
         shown = ", ".join(ids[:_NAMED]) + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")
@@ -163,9 +169,16 @@ def _of_number(name: str, number: int, published: int) -> Iterator[str]:
         yield f"{name}: {_rows(number)}, only {published:,} published: its score is not the benchmark's"
 
 
+def of_limit(taken: int, there: int) -> Iterator[str]:
+    """A line where not all items that are there were taken."""
+    if taken < there:
+        yield f"the first {taken:,} of {there:,} items: a sample, its score is not the benchmark's"
+
+
 def _of_rejects(name: str, rejects: list[Reject]) -> Iterator[str]:
     if rejects:
         kinds = Counter(reject.reason.split(":")[0] for reject in rejects)
         shown = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common())
         first = f"{rejects[0].place}: {rejects[0].reason}"
-        yield f"{name}: {_rows(len(rejects))} cannot be read and count as failed: {shown}; the first is {first[:300]}"
+        count = "count" if len(rejects) > 1 else "counts"
+        yield f"{name}: {_rows(len(rejects))} cannot be read and {count} as failed: {shown}; the first is {first[:300]}"

@@ -23,6 +23,7 @@ from chainofstep.records import AnswerKind, Example
 #: The official breakdowns: two of the question, seven of its `metadata`.
 _OF_QUESTION = ("question_type", "answer_type")
 _OF_METADATA = ("language", "source", "category", "task", "context", "grade", "skills")
+_QUESTION_TYPES = ("multi_choice", "free_form")
 _ANSWER_TYPES: dict[str, AnswerKind] = {"text": "choice", "integer": "number", "float": "number", "list": "word"}
 
 #: How an item of each kind is to be answered, in the words of the published `query`.
@@ -56,10 +57,18 @@ def read_mathvista(row: Row) -> Example:
     row = row if "pid" in row else _from_vlmevalkit(row)
     choices, answer_type = texts(row, "choices"), text(row, "answer_type")
     question_type, answer = text(row, "question_type"), text(row, "answer", "")
+    if empty := next((name for name in ("pid", "question") if not text(row, name).strip()), None):
+        raise ValueError(f"empty field: {empty}")
+    if question_type not in _QUESTION_TYPES:
+        raise ValueError(f"unknown question_type: {question_type[:40]!r}, not one of {', '.join(_QUESTION_TYPES)}")
     if answer_type not in _ANSWER_TYPES:
         raise ValueError(f"unknown answer_type: {answer_type[:40]!r}, not one of {', '.join(_ANSWER_TYPES)}")
     if not answer:
         raise ValueError("no gold answer: the row's is empty, those of the test split are not published")
+    if question_type == "multi_choice" and answer not in required(choices):
+        raise ValueError(
+            f"gold answer is no option: {answer[:40]!r} is none of the choices, so no reply could be right"
+        )
     metadata = row.get("metadata") or {}
     if not isinstance(metadata, Mapping):
         raise ValueError(f"wrong type: field metadata is {type(metadata).__name__}, not an object")
@@ -69,7 +78,7 @@ def read_mathvista(row: Row) -> Example:
         pictures(row),
         answer,
         _ANSWER_TYPES[answer_type],
-        required(choices) if question_type == "multi_choice" else choices,
+        choices,
         "mathvista",
         meta=kept(row, *_OF_QUESTION, "unit", "query")
         | ({"precision": _precision(row)} if answer_type == "float" else {})

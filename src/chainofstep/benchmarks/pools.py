@@ -1,7 +1,7 @@
 """Choosing from one pool of samples for a benchmark: every method at every N from the first N of it.
 
-The methods are those of `search`; pass@N looks at the benchmark's own verdict on every chain, for the gold answer of a
-benchmark need not be one that `answers` reads.
+The methods are those of `search`, and choose among the chains that parse; pass@N looks at the benchmark's own verdict
+on every chain, for the gold answer of a benchmark need not be one that `answers` reads.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from random import Random
 
 from chainofstep.benchmarks.benchmark import Benchmark, said
 from chainofstep.records import Example, Rollout, Scored, ScoreFailure
-from chainofstep.scoring.rewards import has_no_step_token
 from chainofstep.search import Cost, SearchResult, pool_results
 
 Text = str | ScoreFailure | None  # what is graded: a text, why there is none, or None where nothing parsed
@@ -53,8 +52,3 @@ def chosen_text(result: SearchResult) -> Text:
     if result.failure:
         return ScoreFailure(result.failure)
     return None if result.answer is None else result.text
-
-
-def plain_text(rollout: Rollout) -> Text:
-    """What a single sample is graded by: a chain, or a text without any step token, as a base model writes it."""
-    return rollout.text if rollout.chain is not None or has_no_step_token(rollout.text) else None

@@ -23,7 +23,8 @@ from chainofstep.records import Example, Reject, ScoreFailure
 NO_ANSWER = "Failed to obtain answer via API."
 LONGEST_FIELD = 10**8  # characters of a table's field; the csv module stops at 131,072
 _ID_FIELDS = ("id", "pid", "question_id", "index")  # of a published row that lmms-eval keeps as `doc`
-_NO_WORD = re.compile(r"\W+")
+#: White space and marks; and the place of a picture, which some write without its number.
+_NO_WORD = re.compile(r"(?:<image ?\d*>|\W)+")
 SHOWN_QUESTION = 60  # characters of a question by which two are told apart
 
 Row = Mapping[str, Any]
@@ -39,6 +40,11 @@ class Prediction:
     text: Answer
     place: str  # "FILE:LINE"
     question: str = ""  # where the row tells it
+
+    @property
+    def name(self) -> str:
+        """What the file calls its item."""
+        return self.names[0] if self.names else str(self.number)
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,8 @@ def _read(place: str, row: Any) -> Prediction:
         doc: Any = row["doc"] if isinstance(row.get("doc"), dict) else {}
         names = tuple(name for field in _ID_FIELDS if (name := _name(doc.get(field))))
         found = row.get("resps") or row.get("filtered_resps")
-        question = row.get("input") or doc.get("question")
-        return Prediction(names, _number(row["doc_id"]), _text(_first(found)), place, str(question or ""))
+        question = "\n".join(str(told) for told in (row.get("input"), doc.get("question")) if told)
+        return Prediction(names, _number(row["doc_id"]), _text(_first(found)), place, question)
     if "prediction" in row and "index" in row:
         name = _name(row["index"])
         return Prediction((name,), _number(name), _text(row["prediction"]), place, str(row.get("question") or ""))
@@ -161,12 +167,15 @@ def _table(path: Path) -> Iterator[tuple[str, Any]]:
     before = csv.field_size_limit(LONGEST_FIELD)
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            table = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            # strict: else a quote that is never closed takes the rest of the file for one cell, and nothing is said.
+            table = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+            read = 1
             try:
                 for row in table:
-                    yield f"{path}:{table.line_num}", _whole(f"{path}:{table.line_num}", row)
+                    read = table.line_num
+                    yield f"{path}:{read}", _whole(f"{path}:{read}", row)
             except csv.Error as error:
-                yield "", Reject(f"{path}:{table.line_num}", f"not a table from here on: {error}")
+                yield "", Reject(f"{path}:{read + 1}", f"not a table from here on: {error}")
     finally:
         csv.field_size_limit(before)
 
@@ -182,17 +191,19 @@ def _sheet(path: Path) -> Iterator[tuple[str, Any]]:
         from openpyxl import load_workbook
     except ModuleNotFoundError:
         raise ValueError(f"{path}: .xlsx is read by openpyxl: pip install openpyxl, or save it as .tsv") from None
-    book = load_workbook(path, read_only=True, data_only=True)
     try:
-        cells = book.worksheets[0].iter_rows(values_only=True)
-        names = next(cells, ())
-        for number, values in enumerate(cells, start=2):
-            row = dict(zip(names, values, strict=False))
-            if row.get("prediction") is None and "prediction" in row:
-                row["prediction"] = ""  # an empty cell
-            yield f"{path}:{number}", row
-    finally:
-        book.close()
+        book = load_workbook(path, read_only=True, data_only=True)
+        try:
+            cells = list(book.worksheets[0].iter_rows(values_only=True))
+        finally:
+            book.close()
+    except Exception as error:  # it may be any: a damaged archive, a missing part of it, broken XML
+        raise ValueError(f"{path} cannot be read as .xlsx ({type(error).__name__}: {error}): save it again") from None
+    for number, values in enumerate(cells[1:], start=2):
+        row = dict(zip(cells[0], values, strict=False))
+        if row.get("prediction") is None and "prediction" in row:
+            row["prediction"] = ""  # an empty cell
+        yield f"{path}:{number}", row
 
 
 # Matching

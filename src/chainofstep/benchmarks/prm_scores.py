@@ -6,26 +6,26 @@ its label, its first wrong step as missed, its planted error as not caught, and 
 area under the curve, which needs a score, leaves it out.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from chainofstep.benchmarks.prm_sets import FLAWLESS, SUBSETS, PrmItem, PrmSet, load_prm_benchmark
+from chainofstep.benchmarks.prm_sets import FLAWLESS, SUBSETS, PrmItem, PrmSet
 from chainofstep.evaluate import auc, wilson
 from chainofstep.records import Scored, ScoreFailure, StepScorer, StepScores
 from chainofstep.statistics import bootstrap_counts
 
 THRESHOLD = 0.5
 ALL, MEAN = "all", "mean"
+FIRST_WRONG, ACCEPTED = "first wrong step found", "flawless items accepted"
 
 
 @dataclass(frozen=True)
 class Figure:
     """One figure of a group of items. Without anything to count it has no value."""
 
-    group: str  # "all", "mean" of the others, a data source, a subset, a planted error
+    group: str  # "all", "mean" or "mean of 3 of 4 subsets", a data source, a subset, a planted error
     name: str
     value: float | None
     low: float | None  # 95% interval: Wilson for shares of items, bootstrap over items for all others
@@ -50,8 +50,7 @@ class PrmResult:
 
 def measure(found: PrmSet, scored: Sequence[Scored], threshold: float = THRESHOLD) -> PrmResult:
     """A benchmark's figures from the scores of its items, in their order."""
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold {threshold} is no score to exceed; give one from 0 to below 1")
+    check_threshold(threshold)
     for item, scores in zip(found.items, scored, strict=True):
         if isinstance(scores, StepScores) and len(scores.steps) != len(item.labels):
             raise ValueError(f"{item.example.id}: {len(scores.steps)} scores for {len(item.labels)} steps; score again")
@@ -67,12 +66,9 @@ def measure(found: PrmSet, scored: Sequence[Scored], threshold: float = THRESHOL
     )
 
 
-def evaluate_prm(
-    benchmark: str, where: Path | None, scorer: StepScorer, threshold: float = THRESHOLD, limit: int | None = None
-) -> PrmResult:
-    """Load a benchmark, score its chains, measure."""
-    found = load_prm_benchmark(benchmark, where, limit)
-    return measure(found, score_items(found.items, scorer), threshold)
+def check_threshold(threshold: float) -> None:
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold {threshold} is no score to exceed; give one from 0 to below 1")
 
 
 def score_items(items: Sequence[PrmItem], scorer: StepScorer) -> list[Scored]:
@@ -183,26 +179,19 @@ def processbench(items: Sequence[PrmItem], scored: Sequence[Scored], threshold: 
     """F1 of each subset and their mean.
 
     The first step that is called wrong is the prediction, and no step if none is; it must be the labelled one. F1 is
-    the harmonic mean of the accuracy on items with a wrong step and on items without (the repository's scripts).
+    the harmonic mean of the accuracy on items with a wrong step and on items without (the repository's scripts). A
+    subset that has none of either has no F1, and is not in the mean.
     """
-    hits = [_first_wrong(item, scores, threshold) for item, scores in zip(items, scored, strict=True)]
-    subsets = [name for name in SUBSETS if name in _groups(items)]
-    subsets += [name for name in _groups(items) if name not in SUBSETS]
-    counts = np.zeros((len(items), len(subsets), 4), dtype=int)
-    figures = []
-    for place, name in enumerate(subsets):
-        chosen = [number for number, item in enumerate(items) if item.group == name]
-        for number in chosen:
-            flawless = False not in items[number].labels
-            counts[number, place, 2 * flawless] = 1
-            counts[number, place, 2 * flawless + 1] = hits[number]
-        figures.append(_subset_figure(name, counts[chosen, place]))
-        wrong = [hits[n] for n in chosen if False in items[n].labels]
-        right = [hits[n] for n in chosen if False not in items[n].labels]
-        figures += [_share(name, "first wrong step found", wrong, "items")]
-        figures += [_share(name, "flawless items accepted", right, "items")]
-    mean = bootstrap_counts(counts.reshape(len(items), -1), lambda sums: _mean_f1(sums, len(subsets)), seed=0)
-    return [Figure(MEAN, "F1", *mean, len(items), "items"), *figures]
+    counts = np.zeros((len(items), 4), dtype=int)
+    for place, (item, scores) in enumerate(zip(items, scored, strict=True)):
+        flawless = False not in item.labels
+        counts[place, 2 * flawless] = 1
+        counts[place, 2 * flawless + 1] = _first_wrong(item, scores, threshold)
+    known, others = set(_groups(items)), [name for name in _groups(items) if name not in SUBSETS]
+    published = list(SUBSETS) if known & set(SUBSETS) else []
+    subsets = {name: np.array([item.group == name for item in items]) for name in [*published, *others]}
+    figures = [figure for name in subsets if name in known for figure in _subset(name, counts[subsets[name]])]
+    return [_mean(counts, subsets), *figures]
 
 
 def _first_wrong(item: PrmItem, scores: Scored, threshold: float) -> bool:
@@ -214,8 +203,31 @@ def _first_wrong(item: PrmItem, scores: Scored, threshold: float) -> bool:
     return first == (item.labels.index(False) if False in item.labels else -1)
 
 
-def _subset_figure(name: str, counts: np.ndarray) -> Figure:
-    return Figure(name, "F1", *bootstrap_counts(counts, harmonic, seed=0), len(counts), "items")
+def _subset(name: str, counts: np.ndarray) -> list[Figure]:
+    """A subset's F1 and the two accuracies that it is made of."""
+    value, low, high = bootstrap_counts(counts, harmonic, seed=0) if _has_f1(counts) else (None, None, None)
+    shares = [
+        _share(name, title, (bool(hit) for hit in counts[counts[:, column] > 0, column + 1]), "items")
+        for column, title in ((0, FIRST_WRONG), (2, ACCEPTED))
+    ]
+    return [Figure(name, "F1", value, low, high, len(counts), "items"), *shares]
+
+
+def _has_f1(counts: np.ndarray) -> bool:
+    """Whether there are items with a wrong step and items without."""
+    return bool(counts[:, 0].any() and counts[:, 2].any())
+
+
+def _mean(counts: np.ndarray, subsets: Mapping[str, np.ndarray]) -> Figure:
+    """The mean F1 of the subsets that have one; its name says so where not all do."""
+    used = [chosen for chosen in subsets.values() if _has_f1(counts[chosen])]
+    group = MEAN if len(used) == len(subsets) else f"mean of {len(used)} of {len(subsets)} subsets"
+    if not used:
+        return Figure(group, "F1", None, None, None, 0, "items")
+    taken = np.any(used, axis=0)
+    columns = np.concatenate([counts * chosen[:, None] for chosen in used], axis=1)[taken]
+    value = bootstrap_counts(columns, lambda sums: _mean_f1(sums, len(used)), seed=0)
+    return Figure(group, "F1", *value, int(taken.sum()), "items")
 
 
 def harmonic(sums: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ def load_prm_benchmark(name: str, where: Path | None = None, limit: int | None =
     if not found.items:
         why = f"; the first row that cannot be read: {found.rejects[0].reason}" if found.rejects else ""
         raise ValueError(f"{name}: no item in {where}{why}")
-    return replace(found, notes=(*found.notes, *([f"the first {limit} alone"] if limit is not None else [])))
+    return replace(found, notes=(*found.notes, *([f"the first {limit:,} alone"] if limit is not None else [])))
 
 
 class _Reading:
@@ -134,7 +134,8 @@ def _visual(where: Path | None, limit: int | None) -> PrmSet:
 
 def _counted(name: str, found: int, published: int) -> tuple[str, ...]:
     """A note where a copy holds another number of items than was published."""
-    return () if found == published else (f"{name} has {found:,} items here, {published:,} as published",)
+    here = f"{found:,} item" + "s" * (found != 1)
+    return () if found == published else (f"{name} has {here} here, {published:,} as published",)
 
 
 # ProcessBench: a file for each subset, or a split of the hub's

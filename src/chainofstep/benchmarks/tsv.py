@@ -43,7 +43,8 @@ def _plain_rows(path: Path) -> Iterator[Found]:
     before = csv.field_size_limit(_MOST_CHARACTERS)
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            for number, row in enumerate(csv.DictReader(file, dialect="excel-tab"), start=1):
+            # strict: else a quote that is never closed takes the rest of the file for one cell, and nothing is said.
+            for number, row in enumerate(csv.DictReader(file, dialect="excel-tab", strict=True), start=1):
                 yield _checked(f"{path}:{number}", row)
     except csv.Error as error:
         yield Reject(f"{path}:{number + 1}", f"not tab-separated: {error}")

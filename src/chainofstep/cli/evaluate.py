@@ -64,7 +64,16 @@ Extractor = Annotated[
 ]
 
 
+#: Of asking a model: what is stored was asked before. With the option's name.
+ASKING = {
+    **{"method": "--method", "n": "-n", "prm": "--prm", "prompt": "--prompt", "width": "--width", "seed": "--seed"},
+    **{"temperature": "--temperature", "top_p": "--top-p", "max_tokens": "--max-tokens"},
+    **{"workers": "--workers", "ray": "--ray", "gpus_each": "--gpus-each"},
+}
+
+
 def eval_command(
+    context: typer.Context,
     benchmark: Benchmark,
     model: Asked = "",
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The folder to write.")] = None,
@@ -101,6 +110,8 @@ def eval_command(
 
     if bool(model) == bool(regrade):
         raise ValueError("give either --model, to ask one, or --regrade, to grade what is stored")
+    if regrade is not None and (given := _given(context)):
+        raise ValueError(f"{given[0]} is for asking a model, and --regrade asks none: leave it out")
     shared = verbs.EndpointSettings(key_variable, concurrency, requests_per_minute, tokens_per_minute, prices=price)
     reader = verbs.extractor(extractor, shared) if extractor else None
     if regrade is not None:
@@ -117,3 +128,12 @@ def eval_command(
     console = Console()
     print_evaluation(results, console)
     console.print(Text(f"written to {folder}"), soft_wrap=True)
+
+
+def _given(context: typer.Context) -> list[str]:
+    """The options of asking a model that stand on the command line."""
+    return [
+        option
+        for name, option in ASKING.items()
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    ]

@@ -165,8 +165,9 @@ EXPERIMENTS = (
     Experiment(
         "gaming",
         "Open: gaming the PRM",
-        "Six rounds of DPO by a weak PRM (from the policy's own base) and by the run's PRM. A policy games a PRM where "
-        "that PRM's mean score of its greedy chains rises from one round to the next while fewer answers are right.",
+        "Six rounds of DPO by a weak PRM (from the policy's own base, pairs of any margin, for its scores lie close "
+        "together) and by the run's PRM. A policy games a PRM where that PRM's mean score of its greedy chains rises "
+        "from one round to the next while fewer answers are right.",
         verifiers.gaming,
         "after",
         (

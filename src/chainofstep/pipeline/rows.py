@@ -79,14 +79,19 @@ def _result(future: "Future[list[Row]]") -> list[Row]:
         ) from None
 
 
-def forget_failures(log: Log) -> int:
+def has_failed(row: Row) -> bool:
+    """Whether a row only says why it could not be made."""
+    return bool(row.get("failure"))
+
+
+def forget_failures(log: Log, has_failed: Callable[[Row], bool] = has_failed) -> int:
     """Take rows that only say why they could not be made out of a log, so that they are tried again; how many."""
-    failed = sum(bool(row.get("failure")) for row in log.rows())
+    failed = sum(map(has_failed, log.rows()))
     if failed:
         whole = log.path.with_name(f".{log.path.name}.tmp")
         with whole.open("w", encoding="utf-8") as file:
             for row in log.rows():
-                if not row.get("failure"):
+                if not has_failed(row):
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
         os.replace(whole, log.path)
     return failed

@@ -4,17 +4,20 @@ from collections.abc import Sequence
 from math import ceil
 
 from chainofstep.report.comparison import (
+    NO_SUCH,
+    NOT_KNOWN,
     ComparedRun,
     Pairing,
     differing_settings,
     labels_of,
     pairings,
     shared_questions,
+    unknown_settings,
 )
 from chainofstep.report.frame import POLICY, document, fold, header, note, section
 from chainofstep.report.markup import Child, Html, element, join
 from chainofstep.report.tables import interval_bar, table
-from chainofstep.report.wording import count, duration, interval, percent, signed
+from chainofstep.report.wording import count, counted, duration, interval, listed, percent, signed
 
 SECTIONS = ("Accuracy", "Differences", "Settings", "Questions", "Cost")
 COST_HEAD = ("Run", "Wall time", "Sampled tokens", "Peak memory")
@@ -31,7 +34,11 @@ def compare_page(runs: Sequence[ComparedRun]) -> str:
     """The whole document. The first run is what the others are compared to."""
     names = [run.name for run in runs]
     title = f"{', '.join(names[:-1])} and {names[-1]}"
-    facts = [f"{len(runs)} runs", f"compared to {names[0]}", f"{count(len(runs[0].questions))} questions in {names[0]}"]
+    facts = [
+        f"{len(runs)} runs",
+        f"compared to {names[0]}",
+        f"{counted(len(runs[0].questions), 'question')} in {names[0]}",
+    ]
     contents = (_accuracy(runs), _differences(runs), _settings(runs), _questions(runs), _cost(runs))
     shown = [section(title, content) for title, content in zip(SECTIONS, contents, strict=True)]
     main = element("main", shown)
@@ -121,10 +128,7 @@ def _against(first: ComparedRun, run: ComparedRun, rows: Sequence[Pairing], wide
     cells = [
         (
             row.label,
-            element("strong", points(row.difference[0])) if row.verdict != "undecided" else points(row.difference[0]),
-            f"{points(row.difference[1])} to {points(row.difference[2])}",
-            difference_bar(row, widest),
-            p_value(row.test.p),
+            *_difference(row, widest),
             count(row.test.second_only),
             count(row.test.first_only),
             count(row.questions),
@@ -133,8 +137,21 @@ def _against(first: ComparedRun, run: ComparedRun, rows: Sequence[Pairing], wide
     ]
     verdicts = [row.verdict for row in rows]
     numbers = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("better", "worse", "undecided"))
-    text = f"{run.name} is, of {len(rows)} rows: {numbers} (the interval holds 0)."
+    text = f"{run.name} is, of {counted(len(rows), 'row')}: {numbers} (the interval holds 0)."
     return [title, element("p", text), table(head, cells, text=(3,), wide=3)]
+
+
+def _difference(row: Pairing, widest: float) -> tuple[Child, ...]:
+    """Points, interval, bar and p; of two that never differ there is none to show."""
+    if row.same:
+        return "–", no_difference(row), None, "–"
+    value, low, high = row.difference
+    shown = points(value) if row.verdict == "undecided" else element("strong", points(value))
+    return shown, f"{points(low)} to {points(high)}", difference_bar(row, widest), p_value(row.test.p)
+
+
+def no_difference(row: Pairing) -> str:
+    return f"no difference on {counted(row.questions, 'question')}"
 
 
 def difference_bar(row: Pairing, widest: float) -> Html:
@@ -152,14 +169,15 @@ def difference_bar(row: Pairing, widest: float) -> Html:
 def _settings(runs: Sequence[ComparedRun]) -> Child:
     differing = differing_settings(runs)
     rows = [
-        (name, *("–" if value is None else element("code", value) for value in values))
+        (name, *(value if value in (NO_SUCH, NOT_KNOWN) else element("code", value) for value in values))
         for name, values in differing.items()
     ]
     shown = table(("Setting", *(run.name for run in runs)), rows, text=range(1, len(runs) + 1))
-    same = len({name for run in runs for name in run.settings}) - len(differing)
-    if shown is None:
-        return note(f"All {count(same)} settings are the same.")
-    return [note(f"Only those that differ; {count(same)} others are the same."), shown]
+    unknown = unknown_settings(runs)
+    same = len({name for run in runs for name in run.settings}) - len(differing) - len(unknown)
+    text = f"Settings that are the same: {count(same)}."
+    text += f" Not known of every run: {listed(unknown, NAMED)}." if unknown else ""
+    return [note(text if shown is None else f"Only those that differ. {text}"), shown]
 
 
 def _questions(runs: Sequence[ComparedRun]) -> Child:
@@ -185,8 +203,7 @@ def _questions(runs: Sequence[ComparedRun]) -> Child:
 def _ids(names: Sequence[str]) -> Html | None:
     if not names:
         return None
-    more = f" … and {count(len(names) - NAMED)} more" if len(names) > NAMED else ""
-    return element("p", element("code", ", ".join(names[:NAMED])), more)
+    return element("p", element("code", listed(names, NAMED)))
 
 
 def cost_rows(runs: Sequence[ComparedRun]) -> list[tuple[str, str, str, str]]:

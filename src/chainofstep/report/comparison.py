@@ -7,6 +7,8 @@ from functools import cached_property
 from chainofstep.evaluate import Outcome, paired_bootstrap, wilson
 from chainofstep.statistics import Interval, McNemar, mcnemar
 
+NO_SUCH, NOT_KNOWN = "–", "not known"  # in place of a setting's value
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -15,7 +17,7 @@ class Measured:
     key: str  # the same in all runs: "sft", "best_of_n-16"
     label: str
     outcomes: Mapping[str, Outcome]  # by question id
-    lost: int = 0  # further questions that failed: rows of a benchmark that could not be read
+    lost: int = 0  # further questions that failed: rows of a benchmark that could not be read, so they have no id
 
     @property
     def total(self) -> int:
@@ -47,10 +49,12 @@ class ComparedRun:
 
     name: str
     settings: Mapping[str, str]  # by dotted name
-    questions: Mapping[str, str]  # by id: what was asked and its gold answer; "" where that is not known
+    # By id, what is known of a question: a hash of its text, then its gold answer and options.
+    questions: Mapping[str, tuple[str, ...]]
     measured: tuple[Measured, ...]
     spent: Spent = Spent()
     notes: tuple[str, ...] = ()
+    all_settings: bool = True  # whether a setting that is not in `settings` is known not to be there
 
     @cached_property
     def by_key(self) -> dict[str, Measured]:
@@ -66,6 +70,11 @@ class Pairing:
     questions: int
     difference: Interval  # how much more often it is right than the first run
     test: McNemar  # `first_only`: right in the first run alone
+
+    @property
+    def same(self) -> bool:
+        """Whether both are right on the same questions."""
+        return not self.test.first_only and not self.test.second_only
 
     @property
     def verdict(self) -> str:
@@ -85,9 +94,12 @@ class SharedQuestions:
 
 
 def labels_of(runs: Sequence[ComparedRun]) -> dict[str, str]:
-    """Every measurement that some run has: key and label, in the order of the run that has most of them."""
-    ordered = sorted(runs, key=lambda run: -len(run.measured))
-    return {measured.key: measured.label for run in ordered for measured in run.measured}
+    """Every measurement that some run has: key and labels, in the order of the run that has most of them."""
+    labels: dict[str, list[str]] = {}
+    for run in sorted(runs, key=lambda run: -len(run.measured)):
+        for measured in run.measured:
+            labels.setdefault(measured.key, []).append(measured.label)
+    return {key: " / ".join(dict.fromkeys(own)) for key, own in labels.items()}
 
 
 def shared_questions(first: ComparedRun, second: ComparedRun) -> SharedQuestions:
@@ -102,8 +114,9 @@ def shared_questions(first: ComparedRun, second: ComparedRun) -> SharedQuestions
     )
 
 
-def _differ(one: str, another: str) -> bool:
-    return bool(one and another) and one != another
+def _differ(one: Sequence[str], another: Sequence[str]) -> bool:
+    """Whether what is known of both differs."""
+    return any(a != b for a, b in zip(one, another, strict=False))
 
 
 def pairings(first: ComparedRun, second: ComparedRun) -> list[Pairing]:
@@ -123,8 +136,19 @@ def _pairing(key: str, label: str, old: Sequence[Outcome], new: Sequence[Outcome
     return Pairing(key, label, len(first), paired_bootstrap(second, first, seed=0), mcnemar(first, second))
 
 
-def differing_settings(runs: Sequence[ComparedRun]) -> dict[str, tuple[str | None, ...]]:
-    """Settings that are not the same in all runs, one value a run; None where a run has no such setting."""
+def differing_settings(runs: Sequence[ComparedRun]) -> dict[str, tuple[str, ...]]:
+    """Settings of which two runs are known to have other values, one a run; "–" where a run has no such setting."""
+    return {name: found for name, found in _settings(runs).items() if len(set(found) - {NOT_KNOWN}) > 1}
+
+
+def unknown_settings(runs: Sequence[ComparedRun]) -> list[str]:
+    """Settings that are not known of every run, and the same where they are known."""
+    return [name for name, found in _settings(runs).items() if NOT_KNOWN in found and len(set(found)) == 2]
+
+
+def _settings(runs: Sequence[ComparedRun]) -> dict[str, tuple[str, ...]]:
     names = dict.fromkeys(name for run in runs for name in run.settings)
-    values = {name: tuple(run.settings.get(name) for run in runs) for name in names}
-    return {name: found for name, found in values.items() if len(set(found)) > 1}
+    absent = [NO_SUCH if run.all_settings else NOT_KNOWN for run in runs]
+    return {
+        name: tuple(run.settings.get(name, other) for run, other in zip(runs, absent, strict=True)) for name in names
+    }

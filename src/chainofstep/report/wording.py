@@ -1,5 +1,7 @@
 """Names and numbers as the report prints them."""
 
+from collections.abc import Sequence
+
 from chainofstep.report.schema import Claim, MethodResult
 
 STAGES = {"base": "Base, no steps", "sft": "SFT"}
@@ -10,7 +12,10 @@ METHODS = {
     "weighted_vote": "PRM-weighted vote",
     "step_beam": "Step beam",
     "pass_at_n": "Pass@N (ceiling)",
+    "predictions": "Predictions",
 }
+#: Of a pool of one sample all methods make the same.
+ONE_SAMPLE = "One sample"
 REWARDS = {"prm": "PRM", "outcome": "Outcome"}
 #: Prefix of a stage's name, before the number of its round.
 ROUND_STAGES = {"dpo": "DPO", "outcome": "Outcome DPO"}
@@ -31,7 +36,20 @@ def method_name(method: str) -> str:
 
 def method_label(row: MethodResult) -> str:
     """The method, with its beam width where that matters."""
-    return f"{method_name(row.method)}, width {row.width}" if row.method == "step_beam" else method_name(row.method)
+    return _with_width(row.method, row.width)
+
+
+def _with_width(method: str, width: int) -> str:
+    return f"{method_name(method)}, width {width}" if method == "step_beam" else method_name(method)
+
+
+def run_label(method: str, n: int, width: int = 1) -> str:
+    """A method at one N: "Greedy", "One sample", "Step beam, width 2, N = 4"."""
+    if method in ("greedy", "predictions"):
+        return method_name(method)
+    if n == 1 and method != "step_beam":
+        return ONE_SAMPLE
+    return f"{_with_width(method, width)}, N\u00a0=\u00a0{n}"  # not to be broken over two lines
 
 
 def percent(share: float | None) -> str:
@@ -48,6 +66,17 @@ def decimal(value: float | None, places: int = 2) -> str:
 
 def count(number: float) -> str:
     return f"{number:,.0f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 row`, `2 rows`; `noun` is one of them."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {count(len(names) - most)} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def mean(value: float) -> str:

@@ -9,6 +9,7 @@ from chainofstep.chain import Chain
 from chainofstep.records import Example, Rollout, Scored, ScoreFailure, StepScorer, StepScores
 
 STEP_WEIGHT = 0.2
+NO_CHAIN = "unparseable"  # how the reason begins where a scorer was not asked
 
 
 def path_score(scores: StepScores, step_weight: float = STEP_WEIGHT) -> float:
@@ -40,6 +41,6 @@ def score_pools(
                 wanted.setdefault((example.id, rollout.chain), (example, rollout.chain))
     scored = dict(zip(wanted, scorer.score(list(wanted.values())) if wanted else [], strict=True))
     return [
-        [scored[example.id, r.chain] if r.chain is not None else ScoreFailure(f"unparseable: {r.parsed}") for r in pool]
+        [scored[example.id, r.chain] if r.chain is not None else ScoreFailure(f"{NO_CHAIN}: {r.parsed}") for r in pool]
         for example, pool in zip(examples, pools, strict=True)
     ]

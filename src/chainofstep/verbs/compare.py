@@ -5,7 +5,7 @@ model is loaded.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from chainofstep.benchmarks.scores import Run
 from chainofstep.evaluate import Outcome, grade, grade_results
 from chainofstep.pipeline.rows import read_scored
 from chainofstep.records import Example, Rollout, Scored, ScoreFailure
-from chainofstep.report.compare_page import COST_HEAD, compare_page, cost_rows, p_value, points
+from chainofstep.report.compare_page import COST_HEAD, compare_page, cost_rows, no_difference, p_value, points
 from chainofstep.report.comparison import (
     ComparedRun,
     Measured,
@@ -26,15 +26,18 @@ from chainofstep.report.comparison import (
     labels_of,
     pairings,
     shared_questions,
+    unknown_settings,
 )
 from chainofstep.report.tables import flat
-from chainofstep.report.wording import count, interval, method_name, percent, stage_label
+from chainofstep.report.wording import count, counted, interval, listed, percent, run_label, stage_label
 from chainofstep.search import BY_SCORE, POOL_METHODS, Cost, SearchResult, pool_results
 from chainofstep.store import read_json, read_records, read_rows, write_text
+from chainofstep.verbs.items import question_hash
 
 STAGE_ORDER = ("sft", "dpo", "grpo", "outcome")
 Rows = dict[str, dict[str, Any]]
 Answer = str | ScoreFailure | None
+NAMED = 5  # questions or settings that a line names
 
 
 def compare(folders: Sequence[Path], page: Path | None = None) -> list[ComparedRun]:
@@ -97,8 +100,9 @@ def _examples(folder: Path, name: str) -> list[Example]:
     return list(read_records(path, Example))
 
 
-def _asked(example: Example) -> str:
-    return json.dumps([example.question, example.answer, example.choices], ensure_ascii=False)
+def _asked(example: Example) -> tuple[str, ...]:
+    """The hash of the question that verdicts have too, then what they do not have."""
+    return question_hash(example), json.dumps([example.answer, example.choices])
 
 
 def _stages(folder: Path, test: Sequence[Example], notes: list[str]) -> Iterator[Measured]:
@@ -122,7 +126,7 @@ def _by_id(test: Sequence[Example], outcomes: Sequence[Outcome]) -> dict[str, Ou
 
 
 def _measured(run: Run, test: Sequence[Example], outcomes: Sequence[Outcome]) -> Measured:
-    return Measured(run.name, _label(run), _by_id(test, outcomes))
+    return Measured(run.name, run_label(run.method, run.n, run.width), _by_id(test, outcomes))
 
 
 def _rows(path: Path, test: Sequence[Example], notes: list[str], folder: Path) -> Rows | None:
@@ -134,7 +138,7 @@ def _rows(path: Path, test: Sequence[Example], notes: list[str], folder: Path) -
     if missing:
         place = f"{folder.name}/{path.relative_to(folder)}"
         notes.append(
-            f"{place} is not finished: it lacks {count(missing)} of {count(len(test))} questions and is left out"
+            f"{place} is not finished: it lacks {count(missing)} of {counted(len(test), 'question')} and is left out"
         )
         return None
     return rows
@@ -216,15 +220,6 @@ def _beam(path: Path) -> tuple[int, int]:
     return int(n), int(width)
 
 
-def _label(run: Run) -> str:
-    if run.method in ("greedy", "predictions"):
-        return method_name(run.method).capitalize()
-    if run.method == "self_consistency" and run.n == 1:
-        return "One sample"
-    size = f"N\u00a0=\u00a0{run.n}"  # not to be broken over two lines
-    return f"{method_name(run.method)}, {size}" + (f", width {run.width}" if run.width > 1 else "")
-
-
 def _spent(results: Mapping[str, Any]) -> Spent:
     seconds, peaks, tokens = (results.get(key) or {} for key in ("wall_seconds", "peak_memory_mb", "tokens"))
     return Spent(
@@ -240,27 +235,60 @@ def _spent(results: Mapping[str, Any]) -> Spent:
 
 def _evaluation(folder: Path, name: str) -> ComparedRun:
     results = read_json(folder / "results.json")
-    made_from = read_json(folder / "eval.json") if (folder / "eval.json").is_file() else {}
+    if "rows" not in results:
+        raise ValueError(f"{folder}/results.json holds no figures of an evaluation: grade it again")
+    made_from = read_json(folder / "eval.json") if (folder / "eval.json").is_file() else None
     whole = [row for row in results["rows"] if not row["breakdown"]]
-    lost = len(results.get("rejected", ()))
-    measured = [_verdicts(folder, row, lost) for row in whole]
-    questions = dict.fromkeys((question for each in measured for question in each.outcomes), "")
-    facts = {key: results[key] for key in ("benchmark", "split", "model", "prm", "prompt") if results.get(key)}
+    unread = {reject["place"] for reject in results.get("rejected", ())}
+    measured: dict[str, Measured] = {}
+    questions: dict[str, tuple[str, ...]] = {}
+    for run in sorted((Run(row["method"], row["n"], row["width"]) for row in whole), key=_scored_alike):
+        found = _verdicts(folder, run, unread, questions)
+        measured.setdefault(found.key, found)
+    notes = [f"{name}: {problem}" for problem in results.get("problems", ())]
+    if not all(questions.values()):
+        notes.append(f"{name} does not say what was asked: its questions are known by their ids alone")
+    spent = Spent(tokens=_tokens(whole))
+    settings = _eval_settings(results, made_from or {})
+    return ComparedRun(name, settings, questions, tuple(measured.values()), spent, tuple(notes), made_from is not None)
+
+
+def _eval_settings(results: Mapping[str, Any], made_from: Mapping[str, Any]) -> dict[str, str]:
+    """What the results say of themselves, and what `eval.json` says they are made from."""
+    named = ("benchmark", "split", "model", "prm", "prompt", "sampling", "extractor")
+    facts = {key: results[key] for key in named if results.get(key)}
     facts |= {"predictions": file} if (file := results.get("predictions", {}).get("file")) else {}
     weights = {f"{key} weights": made_from[key] for key in ("model", "prm") if made_from.get(key)}
     known = {key: value for key, value in made_from.items() if key not in ("model", "prm", "runs")}
-    settings = {key: _short(value) for key, value in flat(facts | known | weights).items()}
-    notes = tuple(f"{name}: {problem}" for problem in results.get("problems", ()))
-    return ComparedRun(name, settings, questions, tuple(measured), Spent(tokens=_tokens(whole)), notes)
+    return {key: _short(value) for key, value in flat(facts | known | weights).items()}
 
 
-def _verdicts(folder: Path, row: Mapping[str, Any], lost: int) -> Measured:
-    run = Run(row["method"], row["n"], row["width"])
+def _scored_alike(run: Run) -> bool:
+    """Of one sample all methods make the same, and those that need no scores cannot lack them: they come first."""
+    return run.n == 1 and run.method in BY_SCORE
+
+
+def _verdicts(folder: Path, run: Run, unread: Collection[str], questions: dict[str, tuple[str, ...]]) -> Measured:
+    """A run's outcomes; what its rows say of their questions goes to `questions`. `unread` rows have no id."""
     path = folder / "verdicts" / f"{run.name}.jsonl"
     if not path.is_file():
         raise ValueError(f"{folder} has no verdicts/{run.name}.jsonl, though results.json names it: grade it again")
-    outcomes: dict[str, Outcome] = {str(verdict["id"]): verdict["outcome"] for _, verdict in read_rows(path)}
-    return Measured(run.name, _label(run), outcomes, lost)
+    outcomes: dict[str, Outcome] = {}
+    lost = 0
+    for _, verdict in read_rows(path):
+        if (name := str(verdict["id"])) in unread:
+            lost += 1
+        else:
+            outcomes[name] = verdict["outcome"]
+            questions[name] = (verdict["question"],) if verdict.get("question") else ()
+    return Measured(_key(run), run_label(run.method, run.n, run.width), outcomes, lost)
+
+
+def _key(run: Run) -> str:
+    """What is paired: predictions with greedy answers, one answer a question both; of one sample all methods."""
+    if run.method == "predictions":
+        return "greedy"
+    return "self_consistency-1" if run.n == 1 and run.method in POOL_METHODS else run.name
 
 
 def _tokens(whole: Sequence[Mapping[str, Any]]) -> int | None:
@@ -288,7 +316,7 @@ def settings_table(runs: Sequence[ComparedRun]) -> Table:
     for heading in ("Setting", *(run.name for run in runs)):
         table.add_column(Text(heading))
     for name, values in differing.items():
-        table.add_row(Text(name), *(Text("–" if value is None else value) for value in values))
+        table.add_row(Text(name), *map(Text, values))
     table.caption = None if differing else "none"
     return table
 
@@ -309,6 +337,8 @@ def compare_table(runs: Sequence[ComparedRun]) -> Table:
         for found in paired:
             if (pairing := found.get(key)) is None:
                 cells += ["–"] * 2
+            elif pairing.same:
+                cells += [no_difference(pairing), "–"]
             else:
                 value, low, high = pairing.difference
                 cells += [f"{points(value)} ({points(low)} to {points(high)})", p_value(pairing.test.p)]
@@ -338,17 +368,18 @@ def cost_table(runs: Sequence[ComparedRun]) -> Table:
 
 
 def question_lines(runs: Sequence[ComparedRun]) -> list[str]:
-    """How many questions each run shares with the first, which it does not, and what was left out of the runs."""
+    """How many questions each run shares with the first, which it does not; what is not known, or was left out."""
     lines = []
     for run in runs[1:]:
         shared = shared_questions(runs[0], run)
-        lines.append(f"{runs[0].name} and {run.name}: {count(shared.both)} questions in both")
+        lines.append(f"{runs[0].name} and {run.name}: {counted(shared.both, 'question')} in both")
         for title, ids in (
             (f"only in {runs[0].name}", shared.first_only),
             (f"only in {run.name}", shared.second_only),
             ("with the same id but another question", shared.other),
         ):
             if ids:
-                more = f" and {count(len(ids) - 5)} more" if len(ids) > 5 else ""
-                lines.append(f"  {count(len(ids))} {title}: {', '.join(ids[:5])}{more}")
+                lines.append(f"  {count(len(ids))} {title}: {listed(ids, NAMED)}")
+    if unknown := unknown_settings(runs):
+        lines.append(f"settings that are not known of every run: {listed(unknown, NAMED)}")
     return [*lines, *(note for run in runs for note in run.notes)]

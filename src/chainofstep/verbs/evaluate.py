@@ -5,27 +5,29 @@ OUT/greedy/rollouts.jsonl        {"id", "rollouts"}
 OUT/pool/rollouts.jsonl          one pool of samples for all methods that choose from one
 OUT/pool/scores.jsonl            its PRM scores
 OUT/beam-16-1/results.jsonl      a SearchResult an item
-OUT/verdicts/greedy.jsonl        {"id", "outcome", "answer", "credit", "note"}
+OUT/verdicts/greedy.jsonl        {"id", "outcome", "answer", "credit", "note", "question"}
 OUT/results.json, results.md     figures and tables
 OUT/extraction.sqlite            replies of an extractor, and extraction_prompt.txt: what it is asked
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chainofstep.benchmarks.scores import Run
 from chainofstep.llm import Endpoint, EndpointDown
 from chainofstep.pipeline import workers
-from chainofstep.pipeline.rows import CHUNK, forget_failures, write_chunks
+from chainofstep.pipeline.rows import CHUNK, forget_failures, has_failed, write_chunks
 from chainofstep.pipeline.spread import HERE, Spread
 from chainofstep.records import Example, Rollout, SamplingErrors, from_row
 from chainofstep.row_index import RowIndex
-from chainofstep.search import BY_SCORE, METHODS, POOL_METHODS, Cost, SearchConfig, SearchResult
+from chainofstep.scoring.path_score import NO_CHAIN
+from chainofstep.search import BY_SCORE, METHODS, POOL_METHODS, UNFINISHED, Cost, SearchConfig, SearchResult
 from chainofstep.settings import difference, resolved
 from chainofstep.store import Log, read_json, write_json
-from chainofstep.verbs.files import choose, fingerprint
+from chainofstep.verbs.files import choose, fingerprint, locked
 from chainofstep.verbs.grading import GREEDY, POOL, SCORES, beam_log, grade
 from chainofstep.verbs.items import fingerprint_of, read_items
 from chainofstep.verbs.reading import check_extractor, graded
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 NEEDS_PRM = BY_SCORE | {"step_beam"}
 ROWS_AT_ONCE = 512  # samples in one call of the sampler: towards its end fewer and fewer are in flight
 SETTINGS = "eval.json"
+HASH_DIGITS = 64
 
 
 def evaluate(
@@ -59,6 +62,7 @@ def evaluate(
     model of `extractor` reads the replies that the benchmark's rules cannot, where it has a way.
     """
     runs = runs_of(methods, sizes, config.width)
+    _check_sampling(config)
     prm = needed_prm([run.method for run in runs], prm)
     items = read_items(benchmark, split, limit)
     check_extractor(items.benchmark, extractor)
@@ -68,14 +72,18 @@ def evaluate(
     made_from |= {"model": fingerprint(model), "sampling": _sampling(config), "asked": fingerprint_of(asked)}
     made_from |= {"prm": fingerprint(prm)} if prm else {}
     pool = max((run.n for run in runs if run.method in POOL_METHODS), default=None)
-    _claim(out, made_from | ({"pool": pool} if pool else {}))
-    with spread.start() as team:
-        maker = _Maker(asked, model, prm, config, out, team)
-        for stage in maker.stages(runs, pool):
-            stage()
-    known = _finished(out, runs)
-    facts = {"model": model, "prm": prm, "prompt": how, "sampling": _sampling(config)}
-    return graded(out, items, lambda read: grade(out, read, known), facts, extractor)
+    made_from |= {"pool": pool} if pool else {}
+    _claimed(out, made_from)  # before the lock, which would leave a file in a folder that is another's
+    with locked(out):
+        settings = _claimed(out, made_from)
+        write_json(out / SETTINGS, settings)
+        with spread.start() as team:
+            maker = _Maker(asked, model, prm, config, out, team)
+            for stage in maker.stages(runs, settings["pool"] if pool else None):
+                stage()
+        known = _finished(out, runs)
+        facts = {"model": model, "prm": prm, "prompt": how, "sampling": _sampling(config)}
+        return graded(out, items, lambda read: grade(out, read, known), facts, extractor)
 
 
 def runs_of(methods: Sequence[str], sizes: Sequence[int], width: int) -> list[Run]:
@@ -89,6 +97,16 @@ def runs_of(methods: Sequence[str], sizes: Sequence[int], width: int) -> list[Ru
         Run(name, n if name != "greedy" else 1, width if name == "step_beam" else 1) for name in names for n in sizes
     ]
     return list(dict.fromkeys(runs))
+
+
+def _check_sampling(config: SearchConfig) -> None:
+    for name, fits, wanted in (
+        ("max_tokens", config.max_tokens >= 1, "at least 1"),
+        ("temperature", 0 <= config.temperature < inf, "0 or more"),
+        ("top_p", 0 < config.top_p <= 1, "a number above 0, up to 1"),
+    ):
+        if not fits:
+            raise ValueError(f"{name} is {getattr(config, name)}; give {wanted}")
 
 
 def full_name(method: str) -> str:
@@ -109,20 +127,45 @@ def _sampling(config: SearchConfig) -> dict[str, Any]:
     return {name: value for name, value in resolved(config).items() if name not in ("n", "width")}
 
 
-def _claim(out: Path, made_from: dict[str, Any]) -> None:
-    """Make the folder this evaluation's, or check that it is."""
-    known = out / SETTINGS
-    if not known.exists():
-        if out.is_file() or (out.is_dir() and any(out.iterdir())):
-            raise ValueError(f"{out} has files but no {SETTINGS}, so it is no evaluation's: choose another --out")
-        write_json(known, made_from | {"runs": []})
-        return
-    saved = read_json(known)
-    both = {name: value for name, value in made_from.items() if name in saved}
+def settings_in(out: Path) -> dict[str, Any] | None:
+    """What an evaluation's folder was made from, None for a new one; `ValueError` for one that holds something else."""
+    if (out / SETTINGS).is_file():
+        saved: dict[str, Any] = read_json(out / SETTINGS)
+        return saved
+    if out.is_file() or (out.is_dir() and any(not entry.name.startswith(".") for entry in out.iterdir())):
+        raise ValueError(f"{out} has files but no {SETTINGS}, so it is no evaluation's: choose another --out")
+    return None
+
+
+def check_same(out: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """`ValueError` names the first setting that both have and in which they differ, and both its values."""
+    both = {name: value for name, value in wanted.items() if name in saved}
     if changed := difference({name: saved[name] for name in both}, both):
-        raise ValueError(f"{out} was made with another {changed}; choose another --out, or delete it")
-    if new := {name: value for name, value in made_from.items() if name not in saved}:
-        write_json(known, saved | new)
+        raise ValueError(
+            f"{out} was made with {changed}={_value(saved, changed)}, not {_value(wanted, changed)}: "
+            "choose another --out, or delete the folder"
+        )
+
+
+def _value(values: Any, path: str) -> str:
+    """The value at a dotted path; a hash by its first digits."""
+    for name in path.split("."):
+        values = values.get(name)
+    return repr(values[:12] if isinstance(values, str) and len(values) == HASH_DIGITS else values)
+
+
+def _claimed(out: Path, made_from: dict[str, Any]) -> dict[str, Any]:
+    """The folder's settings with these, once it is certain that it is this evaluation's."""
+    saved = settings_in(out)
+    if saved is None:
+        return made_from | {"runs": []}
+    if "source" in saved:
+        raise ValueError(f"{out} holds what was graded from {saved['source']}: choose another --out")
+    pool, wanted = saved.get("pool", 0), made_from.get("pool", 0)
+    if 0 < pool < wanted:
+        raise ValueError(f"{out} has a pool of {pool} samples, too few for N = {wanted}: choose another --out")
+    check_same(out, saved, {name: value for name, value in made_from.items() if name != "pool"})
+    return made_from | saved
 
 
 def _finished(out: Path, runs: Sequence[Run]) -> list[Run]:
@@ -188,26 +231,36 @@ class _Maker:
 
         chosen = set(sampled)
         examples = [example for example in self.asked if example.id in chosen]
-        write_chunks(self._log(SCORES), "scores", examples, workers.score_chunk, arguments, self.team)
+        write_chunks(self._log(SCORES, _unscored), "scores", examples, workers.score_chunk, arguments, self.team)
 
     def beam(self, run: Run) -> None:
         arguments = (self.model, replace(self.config, n=run.n, width=run.width), self.prm)
         write_chunks(self._log(beam_log(run)), run.name, self.asked, beam_chunk, lambda _: arguments, self.team)
 
-    def _log(self, name: str) -> Log:
+    def _log(self, name: str, has_failed: Callable[[dict[str, Any]], bool] = has_failed) -> Log:
         log = Log(self.out / name)
-        forget_failures(log)
+        forget_failures(log, has_failed)
         return log
 
 
+def _unscored(row: dict[str, Any]) -> bool:
+    """Whether the scorer failed on every chain of a pool. Samples that are no chains were not shown to it."""
+    reasons = [entry.get("reason", "") for entry in row["scores"]]
+    return all(reasons) and not all(reason.startswith(NO_CHAIN) for reason in reasons)
+
+
 def beam_chunk(examples: Sequence[Example], model: str, config: SearchConfig, prm: str) -> list[dict[str, Any]]:
-    """The fields of a SearchResult for each example; what the model cannot be asked has failed."""
+    """The fields of a SearchResult for each example; what a model cannot be asked has failed.
+
+    A search that only found no whole chain has not: it has no answer, and would have none again.
+    """
 
     def search(asked: Sequence[Example]) -> list[SearchResult]:
         return METHODS["step_beam"](asked, workers.sampler(model), workers.prm(prm), config)
 
     found = {result.example_id: result for result in answered(examples, search)}
-    return [asdict(found[example.id]) for example in examples]
+    results = [found[example.id] for example in examples]
+    return [asdict(replace(one, failure="") if one.failure == UNFINISHED else one) for one in results]
 
 
 def answered(

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from chainofstep.pipeline import rows
 from chainofstep.records import Example, Rollout, Scored, StepScores
 from chainofstep.row_index import RowIndex
 from chainofstep.settings import difference
-from chainofstep.store import Log, file_hash, read_json, read_records, read_rows, write_json, write_text
+from chainofstep.store import Log, RunFolder, file_hash, read_json, read_records, read_rows, write_json, write_text
 
 
 def choose(name: str, options: Iterable[str], what: str) -> str:
@@ -104,6 +105,21 @@ def claim(out: Path, made_from: Mapping[str, Any]) -> Log:
     elif changed := difference(read_json(known), made_from):
         raise ValueError(f"{out} was made with another {changed}; choose another --out, or delete it")
     return Log(out)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The folder for this command alone, made if it is not there; `ValueError` if another command has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = RunFolder(folder).lock()
+    except ModuleNotFoundError:  # without any extra there is no lock, and no model that could be at work in the folder
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def scored_pools(path: Path, names: Sequence[str]) -> Iterator[list[Scored]]:

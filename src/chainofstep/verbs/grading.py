@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from chainofstep.benchmarks.benchmark import Verdict
-from chainofstep.benchmarks.pools import Text, choose, chosen_text, plain_text
+from chainofstep.benchmarks.pools import Text, choose, chosen_text
 from chainofstep.benchmarks.scores import Run, groups_of, score
 from chainofstep.pipeline.rows import read_scored
 from chainofstep.records import Example, Rollout, Scored, ScoreFailure, from_row
 from chainofstep.report.evaluation import markdown
+from chainofstep.report.wording import counted
 from chainofstep.row_index import RowIndex
 from chainofstep.search import BY_SCORE, POOL_METHODS, Cost, SearchResult
-from chainofstep.store import write_json, write_text
+from chainofstep.store import read_rows, write_json, write_text
 from chainofstep.verbs.files import write_lines
-from chainofstep.verbs.items import Items
+from chainofstep.verbs.items import Items, question_hash
 
 GREEDY, POOL, SCORES = "greedy/rollouts.jsonl", "pool/rollouts.jsonl", "pool/scores.jsonl"
 POOLS_AT_ONCE = 64  # items whose pools are in memory
@@ -41,9 +42,7 @@ class Answered:
 def grade(folder: Path, items: Items, runs: Sequence[Run]) -> tuple[dict[Run, Answered], int]:
     """What each run answered to each item by the folder's logs, and how many logged items are none of these."""
     found = {run: Answered() for run in runs}
-    indexes = [RowIndex(folder / name) for name in {_log_of(run) for run in runs}]
-    known = {example.id for example in items.examples}
-    unknown = {name for index in indexes for name in index if name not in known}
+    unknown = stored_ids(folder, runs) - {example.id for example in items.examples}
     pooled = [run for run in runs if run.method in POOL_METHODS]
     for run in runs:
         if run.method == "greedy":
@@ -53,6 +52,22 @@ def grade(folder: Path, items: Items, runs: Sequence[Run]) -> tuple[dict[Run, An
     if pooled:
         _pooled(folder, items, pooled, found)
     return found, len(unknown)
+
+
+def stored_ids(folder: Path, runs: Sequence[Run]) -> set[str]:
+    """The items that the folder's logs have a row of."""
+    return {name for log in {_log_of(run) for run in runs} for name in RowIndex(folder / log)}
+
+
+def stored_questions(folder: Path, runs: Sequence[Run]) -> dict[str, str]:
+    """The hash of each question that the folder's texts answer, by item, where the verdicts tell it."""
+    paths = [path for run in runs if (path := _verdicts_of(folder, run)).is_file()]
+    rows = [row for path in paths for _, row in read_rows(path)]
+    return {row["id"]: row["question"] for row in rows if row.get("question")}
+
+
+def _verdicts_of(folder: Path, run: Run) -> Path:
+    return folder / "verdicts" / f"{run.name}.jsonl"
 
 
 def _log_of(run: Run) -> str:
@@ -81,7 +96,7 @@ def _greedy(index: RowIndex, examples: Sequence[Example], found: Answered) -> No
             if isinstance(pool, ScoreFailure):
                 found.add(pool)
             else:
-                found.add(plain_text(pool[0]), Cost(len(pool[0].token_ids)))
+                found.add(pool[0].text, Cost(len(pool[0].token_ids)))
 
 
 def _beam(index: RowIndex, examples: Sequence[Example], found: Answered) -> None:
@@ -127,11 +142,12 @@ def write_results(
     groups = groups_of(items.benchmark, items.examples)
     problems = list(items.problems)
     if unknown:
-        problems.append(f"{unknown} stored items are not in this file of the benchmark: left out")
+        verb = "is" if unknown == 1 else "are"
+        problems.append(f"{counted(unknown, 'stored item')} {verb} not among these items of the benchmark: left out")
     rows: list[dict[str, Any]] = []
     for run, found in answered.items():
         verdicts = items.benchmark.judge(items.examples, found.texts)
-        _write_verdicts(out / "verdicts" / f"{run.name}.jsonl", items, verdicts)
+        _write_verdicts(_verdicts_of(out, run), items, verdicts)
         rows += score(run, verdicts, len(items.rejects), groups, found.cost)
     results = {
         **{"benchmark": items.benchmark.name, "title": items.benchmark.title, "split": items.split},
@@ -147,7 +163,10 @@ def write_results(
 
 
 def _write_verdicts(path: Path, items: Items, verdicts: Sequence[Verdict]) -> None:
-    rows = [{"id": example.id} | vars(verdict) for example, verdict in zip(items.examples, verdicts, strict=True)]
+    rows = [
+        {"id": example.id} | vars(verdict) | {"question": items.answered.get(example.id) or question_hash(example)}
+        for example, verdict in zip(items.examples, verdicts, strict=True)
+    ]
     lost = [
         {"id": reject.place} | vars(Verdict("failed", note=f"the item cannot be read: {reject.reason}"))
         for reject in items.rejects

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast, get_args
 
 from chainofstep.benchmarks.benchmark import Benchmark, PromptName
 from chainofstep.benchmarks.examples import EXAMPLES
+from chainofstep.benchmarks.load import of_limit
 from chainofstep.records import Example, Reject
+from chainofstep.report.wording import counted
 from chainofstep.verbs.files import choose, read_examples
 
 
@@ -22,6 +24,7 @@ class Items:
     examples: list[Example]  # with the bare question and the gold answer
     rejects: Sequence[Reject] = ()  # rows that could not be read: failed items
     problems: Sequence[str] = ()  # what is to be known of the set, a line each
+    answered: Mapping[str, str] = field(default_factory=dict)  # hashes of questions that stored texts answer, by id
 
     def __len__(self) -> int:
         return len(self.examples) + len(self.rejects)
@@ -41,47 +44,50 @@ def read_items(spec: str, split: str | None = None, limit: int | None = None, pi
 
     Without `pictures` those in files of their own need not be there: stored texts are graded without them.
     """
-    name, colon, path = spec.partition(":")
-    if Path(spec).suffix == ".jsonl" and not (colon and name in _names()):
-        items = Items(EXAMPLES, "", read_examples(Path(spec)))
-    elif name == EXAMPLES.name:
-        items = Items(EXAMPLES, "", read_examples(Path(path)))
-    else:
-        items = _published(choose(name, _names(), "benchmark"), Path(path) if path else None, split, pictures)
-    if split and items.benchmark is EXAMPLES:
+    benchmark, path = benchmark_of(spec)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; give at least 1")
+    if benchmark is not EXAMPLES:
+        return _published(benchmark, path, split, limit, pictures)
+    if split:
         raise ValueError(f"{spec} has no splits; leave --split out")
-    return items if limit is None else _first(items, limit)
+    return _own(path or Path(), limit)
 
 
-def _names() -> list[str]:
+def benchmark_of(spec: str) -> tuple[Benchmark, Path | None]:
+    """Which benchmark BENCHMARK, BENCHMARK:PATH or a file of examples is, and the path. Case does not matter."""
     from chainofstep.benchmarks import BENCHMARKS
 
-    return [*BENCHMARKS, EXAMPLES.name]
+    names = [*BENCHMARKS, EXAMPLES.name]
+    given, colon, path = spec.partition(":")
+    name = given.casefold()
+    if Path(spec).suffix == ".jsonl" and not (colon and name in names):
+        return EXAMPLES, Path(spec)
+    name = choose(name, names, "benchmark")
+    return BENCHMARKS.get(name, EXAMPLES), Path(path) if path else None
 
 
-def _published(name: str, where: Path | None, split: str | None, pictures: bool) -> Items:
-    from chainofstep.benchmarks import BENCHMARKS, load
+def _own(path: Path, limit: int | None) -> Items:
+    if path.is_file() and path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty; `cos problems` writes examples")
+    examples = read_examples(path)
+    taken = examples[:limit]
+    return Items(EXAMPLES, "", taken, problems=list(of_limit(len(taken), len(examples))))
 
-    benchmark = BENCHMARKS[name]
-    loaded = load(benchmark, where, split, check="header" if pictures else "none")
+
+def _published(benchmark: Benchmark, where: Path | None, split: str | None, limit: int | None, pictures: bool) -> Items:
+    from chainofstep.benchmarks import load
+
+    loaded = load(benchmark, where, split, check="header" if pictures else "none", limit=limit)
     if not loaded.examples:
-        raise ValueError(
-            f"{benchmark.title}: no item could be read of {len(loaded.rejects)}: {_reason(loaded.rejects)}"
-        )
+        first, count = loaded.rejects[0], counted(len(loaded.rejects), "item")
+        raise ValueError(f"{benchmark.title}: none of {count} could be read: {first.place}: {first.reason}")
     return Items(benchmark, split or benchmark.split, loaded.examples, loaded.rejects, loaded.problems)
 
 
-def _reason(rejects: Sequence[Reject]) -> str:
-    return rejects[0].reason if rejects else "there is none"
-
-
-def _first(items: Items, limit: int) -> Items:
-    if limit < 1:
-        raise ValueError(f"limit is {limit}; give at least 1")
-    if limit >= len(items.examples):
-        return items
-    problem = f"the first {limit} of {len(items):,} items: a sample, its score is not the benchmark's"
-    return replace(items, examples=items.examples[:limit], rejects=(), problems=[*items.problems, problem])
+def question_hash(example: Example) -> str:
+    """By which two questions of one id are told apart, without any prompt: SHA-256, 12 digits."""
+    return hashlib.sha256(example.question.encode()).hexdigest()[:12]
 
 
 def fingerprint_of(examples: Sequence[Example]) -> str:

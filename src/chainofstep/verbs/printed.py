@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from chainofstep.problems.stats import Stats
 from chainofstep.records import ScoreFailure, StepScores
-from chainofstep.report.evaluation import caption, sheets
+from chainofstep.report.evaluation import INTERVAL, Sheet, caption, sheets
 from chainofstep.report.wording import percent
 from chainofstep.scoring.merge import Agreement
 from chainofstep.search import Cost, SearchResult
@@ -19,18 +20,45 @@ from chainofstep.search import Cost, SearchResult
 if TYPE_CHECKING:
     from chainofstep.pipeline.recipe import Recipe
 
+BETWEEN, EDGES = 2, 2  # cells between two columns of a table, and at its ends
+
 
 def print_evaluation(results: Mapping[str, Any], console: Console) -> None:
     """The tables of an evaluation, and what must be known to read them."""
     for sheet in sheets(results):
-        table = Table(title=Text(sheet.title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for number, heading in enumerate(sheet.headings):
-            table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
-        for row in sheet.rows:
-            table.add_row(*map(Text, row))
-        console.print(table)
+        title: Text | None = Text(sheet.title)
+        for columns in _parts(sheet, console.width):
+            table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+            for number in columns:
+                table.add_column(
+                    Text(sheet.headings[number]), justify="right" if number else "left", no_wrap=number >= sheet.labels
+                )
+            for row in sheet.rows:
+                table.add_row(*(Text(row[number]) for number in columns))
+            console.print(table)
+            title = None
     for line in caption(results):
         console.print(Text(line), soft_wrap=True)
+
+
+def _parts(sheet: Sheet, width: int) -> list[list[int]]:
+    """A table's columns; where a terminal has no room for all, in parts, each with the columns that label the rows.
+
+    The first part then ends with the interval, so that the counts stay together.
+    """
+    cells = [sheet.headings, *sheet.rows]
+    widths = [max(cell_len(row[number]) for row in cells) + BETWEEN for number in range(len(sheet.headings))]
+    room = width - EDGES + BETWEEN
+    if sum(widths) <= room:
+        return [list(range(len(widths)))]
+    labels = list(range(sheet.labels))
+    parts = [list(labels)]
+    for number in range(sheet.labels, len(widths)):
+        fits = sum(widths[column] for column in [*parts[-1], number]) <= room
+        if parts[-1] != labels and (not fits or sheet.headings[number - 1] == INTERVAL):
+            parts.append(list(labels))
+        parts[-1].append(number)
+    return parts
 
 
 def spent(cost: Cost) -> str:

@@ -11,19 +11,21 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from chainofstep.benchmarks.prm_scores import THRESHOLD, Figure, PrmResult, measure, score_items
+from chainofstep.benchmarks.prm_scores import THRESHOLD, Figure, PrmResult, check_threshold, measure, score_items
 from chainofstep.benchmarks.prm_sets import READERS, PrmItem, PrmSet, load_prm_benchmark
 from chainofstep.chain import render
 from chainofstep.pipeline.rows import forget_failures, read_scored, write_chunks
 from chainofstep.pipeline.spread import HERE, Spread
 from chainofstep.problems.tasks.checker import check_steps
 from chainofstep.records import Example, Scored, ScoreFailure, StepScorer, to_row
-from chainofstep.report.wording import count, decimal, interval, percent
+from chainofstep.report.wording import counted, decimal, interval, percent
 from chainofstep.scoring.oracle import OracleScorer
-from chainofstep.store import Log, write_json
-from chainofstep.verbs.files import choose, claim, fingerprint, write_lines
+from chainofstep.store import Log, read_json, write_json
+from chainofstep.verbs.files import choose, claim, fingerprint, locked, write_lines
 
 CHECKER = "checker"  # in place of a model: the exact checker, on generated problems
+PLANTED = "planted"  # its pictures are written before it can be read
+SCORES, MADE, PICTURES = "scores.jsonl", "scores.made.json", "pictures"
 
 
 def eval_prm(
@@ -39,28 +41,43 @@ def eval_prm(
     `model` is a folder, a hub id, MODEL@URL, or `checker` for the planted set. `out/scores.jsonl` has a row an item;
     scores that are there are not made again, so a finished folder is measured at another threshold without a model.
     Items that failed are tried again. `out/results.json` has the figures, `out/rejects.jsonl` the rows left out.
+    `ValueError`, before anything is written, for a folder of something else, or one that another command has.
     """
     name, _, path = benchmark.partition(":")
     choose(name, READERS, "PRM benchmark")
-    if model == CHECKER and name != "planted":
+    if model == CHECKER and name != PLANTED:
         raise ValueError(f"the exact checker knows generated problems alone, not {name}; give planted, or a model")
-    where = Path(path) if path else out / "pictures" if name == "planted" else None
-    found = load_prm_benchmark(name, where, limit)
-    measure(found, [ScoreFailure("not scored")] * len(found.items), threshold)  # says what is wrong before scoring
-    log = _scores(model, found, out, spread)
-    rows = {row["id"]: row for row in log.rows()}
-    result = measure(found, [read_scored(rows[item.example.id]["scored"]) for item in found.items], threshold)
-    write_lines(out / "rejects.jsonl", map(to_row, found.rejects))
-    write_json(out / "results.json", {"model": model, **asdict(result)})
+    check_threshold(threshold)
+    judge = CHECKER if model == CHECKER else fingerprint(model)
+    _check_folder(out)
+    where = Path(path) if path else out / PICTURES if name == PLANTED else None
+    found = load_prm_benchmark(name, where, limit) if name != PLANTED else None
+    with locked(out):
+        found = found or load_prm_benchmark(name, where, limit)
+        rows = {row["id"]: row for row in _scores(model, judge, found, out, spread).rows()}
+        result = measure(found, [read_scored(rows[item.example.id]["scored"]) for item in found.items], threshold)
+        write_lines(out / "rejects.jsonl", map(to_row, found.rejects))
+        write_json(out / "results.json", {"model": model, **asdict(result)})
     return result
 
 
-def _scores(model: str, found: PrmSet, out: Path, spread: Spread) -> Log:
-    """The scores of all items: those that are there, and those that are missing."""
+def _check_folder(out: Path) -> None:
+    """`ValueError` unless `out` is empty or this command's. One that was stopped early has no more than pictures."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: choose another --out")
+    made = read_json(out / MADE) if (out / MADE).is_file() else {}
+    own = {"benchmark", "chains"} <= made.keys() and not (out / "eval.json").exists()
+    there = [entry.name for entry in out.iterdir()] if out.is_dir() else []
+    foreign = [name for name in there if name != PICTURES and not name.startswith(".")]
+    if foreign and not own:
+        raise ValueError(f"{out} has files ({min(foreign)}) and they are no scores of a PRM: choose another --out")
+
+
+def _scores(model: str, judge: str, found: PrmSet, out: Path, spread: Spread) -> Log:
+    """The scores of all items: those that are there, and those that are missing. `judge` stands for the weights."""
     items = {item.example.id: item for item in found.items}
-    judge = CHECKER if model == CHECKER else fingerprint(model)
     made_from = {"benchmark": found.benchmark, "items": len(items), "chains": _hash(found.items), "model": judge}
-    log = claim(out / "scores.jsonl", made_from)
+    log = claim(out / SCORES, made_from)
     forget_failures(log)
     with spread.start() as workers:
         write_chunks(
@@ -110,7 +127,8 @@ def prm_table(result: PrmResult) -> Table:
     for heading in ("Value", "95% interval", "Counted"):
         table.add_column(heading, justify="right")
     for figure in result.figures:
-        cells = (figure.group, figure.name, _value(figure), _interval(figure), f"{count(figure.total)} {figure.unit}")
+        total = counted(figure.total, figure.unit.removesuffix("s"))
+        cells = (figure.group, figure.name, _value(figure), _interval(figure), total)
         table.add_row(*map(Text, cells))
     table.caption = _caption(result)
     table.caption_justify = "left"
@@ -118,7 +136,7 @@ def prm_table(result: PrmResult) -> Table:
 
 
 def _title(result: PrmResult) -> str:
-    return f"{result.benchmark}: {count(result.items)} items, right above {result.threshold:g}"
+    return f"{result.benchmark}: {counted(result.items, 'item')}, right above {result.threshold:g}"
 
 
 def _value(figure: Figure) -> str:
@@ -132,8 +150,8 @@ def _interval(figure: Figure) -> str:
 def _caption(result: PrmResult) -> str:
     """What became of items and steps: nothing is left out unsaid."""
     parts = [
-        f"{count(result.failed)} items could not be scored and count as judged wrongly",
-        f"{count(result.rejected)} rows could not be read and are in no figure",
-        f"{count(result.left_out)} steps are neutral or were not judged",
+        f"{counted(result.failed, 'item')} could not be scored: counted as judged wrongly",
+        f"{counted(result.rejected, 'row')} could not be read: in no figure",
+        f"{counted(result.left_out, 'step')} neutral or not judged",
     ]
     return "; ".join([*parts, *result.notes])
