@@ -66,7 +66,7 @@ def test_the_commands_are_those_of_the_method():
     assert {" ".join(words) for words in COMMANDS} == {
         *("run", "recipes", "plan", "report", "problems", "convert", "push"),
         *("train sft", "train prm", "train dpo", "train grpo"),
-        *("sample", "annotate", "pairs", "eval", "ask"),
+        *("sample", "annotate", "pairs", "eval", "eval-prm", "compare", "ask"),
         *("data sources", "data build", "data import", "data export", "data check", "data stats"),
         *("data split", "data mix", "data merge", "data card"),
     }
