@@ -62,7 +62,8 @@ EXPERIMENTS = (
         "table3",
         "Table 3: the PRM's backbone",
         "PRMs trained on the same Monte-Carlo labels from three backbones, against the exact checker: chains of "
-        "questions that they were trained on, and of unseen ones. A score above 0.5 says right.",
+        "questions that they were trained on, and of unseen ones. A score above 0.5 says right. The largest differs "
+        "from the others in what it has learnt before, not in size alone.",
         verifiers.table3,
         "backbone",
         (

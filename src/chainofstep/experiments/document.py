@@ -51,7 +51,7 @@ def _head(found: Sequence[Finding], folders: Mapping[int, Path], out: Path) -> I
         "*the other way round* mean that the whole interval, or every seed, is on that side. No claim was left out, "
         "and the settings are those of `mini` but for the numbers above; a few seeds say little of their spread."
     )
-    yield f"All of it took {duration(total)} a seed; stages that experiments share are counted once."
+    yield f"All of it took {duration(total)} a seed by its stages' clocks; what experiments share is counted once."
 
 
 def _claims(found: Sequence[Finding]) -> Iterator[str]:
