@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO, StringIO
+from textwrap import fill
 from typing import Any
 
 from matplotlib import rc_context
@@ -42,6 +43,7 @@ DARK = {
 SIZE_INCHES = (5.2, 3.2)  # small, so that the text is still large enough on a phone
 LABEL_LENGTH = 24
 LETTER_WIDTH = 0.0147  # of a label, as a share of the figure's width
+LEGEND_COLUMNS = 3
 LABEL_GAP = 0.075  # between direct labels, as a share of the plot's height
 #: Any: the key type is one literal of all of matplotlib's settings.
 STYLE: dict[Any, Any] = {
@@ -111,30 +113,34 @@ def dots_to_png(dots: Dots) -> bytes:
 
 
 def _dot_figure(dots: Dots) -> Figure:
-    lane = 0.16 if len(dots.series) > 1 else 0.0
-    height = 1.1 + len(dots.rows) * (0.24 + lane * len(dots.series))
+    rows = [fill(row, LABEL_LENGTH) for row in dots.rows]
+    lanes = max(0.16 * len(dots.series) if len(dots.series) > 1 else 0.0, 0.16 * max(row.count("\n") for row in rows))
+    legend = 0.2 * -(-len(dots.series) // LEGEND_COLUMNS) if len(dots.series) > 1 else 0.0
+    height = 0.75 + legend + len(rows) * (0.24 + lanes)
     figure = Figure(figsize=(SIZE_INCHES[0], height))
     axes = figure.subplots()
-    longest = max(map(len, dots.rows))
-    figure.subplots_adjust(
-        left=min(0.55, 0.04 + LETTER_WIDTH * longest), right=0.96, bottom=0.42 / height, top=1 - 0.45 / height
-    )
-    step = 0.7 / max(1, len(dots.series))
+    longest = max(len(line) for row in rows for line in row.split("\n"))
+    left = 0.04 + LETTER_WIDTH * longest
+    figure.subplots_adjust(left=left, right=0.95, bottom=0.42 / height, top=1 - (0.2 + legend) / height)
     for number, series in enumerate(dots.series):
-        places = [x + (number - (len(dots.series) - 1) / 2) * step for x in series.x]
-        color = LIGHT[series.color]
-        axes.hlines(places, series.low, series.high, color=color, alpha=0.45, linewidth=3)
-        axes.plot(series.y, places, "o", color=color, label=series.label)
-    axes.set_yticks(range(len(dots.rows)), list(dots.rows))
-    axes.set_ylim(len(dots.rows) - 0.5, -0.5)
+        _draw_dots(axes, series, (number - (len(dots.series) - 1) / 2) * 0.7 / len(dots.series))
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(length=0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{round(100 * share, 2):g}%"))
-    if len(dots.series) > 1:
-        axes.legend(
-            loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8, labelcolor="linecolor",
+    if legend:
+        figure.legend(
+            loc="upper left", ncols=LEGEND_COLUMNS, frameon=False, fontsize=8, labelcolor="linecolor",
             handletextpad=0.2, columnspacing=1, borderaxespad=0.2,
         )  # fmt: skip
     return figure
+
+
+def _draw_dots(axes: Axes, series: Series, shift: float) -> None:
+    """One series, its dots a little above or below the middle of their rows."""
+    places, color = [x + shift for x in series.x], LIGHT[series.color]
+    axes.hlines(places, series.low, series.high, color=color, alpha=0.45, linewidth=3)
+    axes.plot(series.y, places, "o", color=color, label=series.label)
 
 
 def to_svg(plot: Plot, name: str) -> Html:
