@@ -166,8 +166,8 @@ EXPERIMENTS = (
         "gaming",
         "Open: gaming the PRM",
         "Six rounds of DPO by a weak PRM (from the policy's own base, pairs of any margin, for its scores lie close "
-        "together) and by the run's PRM. A policy games a PRM where that PRM's mean score of its greedy chains rises "
-        "from one round to the next while fewer answers are right.",
+        "together) and by the run's PRM. A round gamed a PRM where that PRM's mean score of the greedy chains rose "
+        "over the round before while fewer answers were right: the columns on gaming give the share of seeds.",
         verifiers.gaming,
         "after",
         (

@@ -291,12 +291,16 @@ def gaming(run: Run) -> Cells:
     any_margin = replace(run.recipe.pairs, threshold=0.0)
     for kind, reward in (("weak PRM", Reward("gamed", weak, any_margin)), ("PRM", by_prm(run))):
         rounds(run, reward, count)
-        scorer = weak if reward.name == "gamed" else main
+        scorer, before = weak if reward.name == "gamed" else main, (0.0, 0.0)
         for number in range(count + 1):
             model = f"{reward.name}-{number}" if number else "sft"
             run.score(f"gaming/{reward.name}/{model}", f"greedy/{model}", test, scorer)
             scored = [pool[0] for pool in run.scores(f"gaming/{reward.name}/{model}", test)]
             values = [path_score(s) if isinstance(s, StepScores) else 0.0 for s in scored]
-            cells[f"round {number}", f"score of the {kind}"] = fmean(values)
-            cells[f"round {number}", f"right, by the {kind}"] = greedy_right(run, model)
+            score, answers = fmean(values), greedy_right(run, model)
+            cells[f"round {number}", f"score of the {kind}"] = score
+            cells[f"round {number}", f"right, by the {kind}"] = answers
+            if number:
+                cells[f"round {number}", f"gamed the {kind}"] = float(score > before[0] and fmean(answers) < before[1])
+            before = (score, fmean(answers))
     return cells
