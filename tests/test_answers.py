@@ -208,3 +208,9 @@ def test_a_letter_is_read_exactly_where_it_is_an_option(place, texts):
 def test_reading_what_was_read_changes_nothing(text, kind):
     once = normalize(text, kind)
     assert once is None or normalize(once, kind) == once
+
+
+def test_an_answer_that_loops_over_letters_is_unreadable():
+    looping = "A. B. " * 16_000 + "A. row 1"
+    assert normalize(looping, "choice", ("row 1", "row 2")) is None
+    assert normalize("A. row 1", "choice", ("row 1", "row 2")) == "A"

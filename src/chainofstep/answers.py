@@ -125,6 +125,8 @@ def _choice(text: str, choices: Sequence[str]) -> str | None:
         if first is None or letter is None:
             found = named[0] if len(named) == 1 else None
             break
+        if len(marked) == len(LETTERS):  # a loop, not an answer: each letter more would read all of the text again
+            return None
         text = first.group(3)
         if letter in _letters_of(text, choices) or marked[-1:] == [letter]:
             found = letter
