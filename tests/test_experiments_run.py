@@ -206,9 +206,9 @@ def test_seeds_run_one_after_the_other_and_end_in_a_document(tmp_path, monkeypat
     scripted(monkeypatch)
     sizes = ("sft=4", "labels=6", "dpo=6", "test=20")
     settings = ["launch.workers=1", "sampling.n=6", "sampling.max_tokens=5000", *(f"problems.{size}" for size in sizes)]
-    first, again = (run_experiments("length", tmp_path, [0, 1], settings).read_bytes() for _ in range(2))
+    first, again = (run_experiments("length", tmp_path, "0-1", settings).read_bytes() for _ in range(2))
     command = f"cos run length --out {tmp_path} --seeds 0-1"
-    assert first == again and f"Written by `{command}` from the rows of seeds 0, 1." in first.decode()
+    assert first == again and f"`{command}`:" in first.decode()
     pools = {(tmp_path / seed / "search" / "pool" / "rollouts.jsonl").read_bytes() for seed in ("seed-0", "seed-1")}
     assert len(pools) == 2 and cells(tmp_path / "seed-1", "length")
 
