@@ -1,4 +1,4 @@
-"""M3CoT by its own rule: cases worked by hand from the official description (paper.md C4), and its real items."""
+"""M3CoT by its own rule: cases worked by hand from the official description, and its real items."""
 
 import json
 import time

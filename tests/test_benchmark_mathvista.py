@@ -1,4 +1,4 @@
-"""MathVista by its own rule: cases worked by hand from the official description (paper.md C1)."""
+"""MathVista by its own rule: cases worked by hand from the official description."""
 
 import json
 import math

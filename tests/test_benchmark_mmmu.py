@@ -1,4 +1,4 @@
-"""MMMU by its own rule: cases worked by hand from the official description (paper.md C3)."""
+"""MMMU by its own rule: cases worked by hand from the official description."""
 
 from io import BytesIO
 from random import Random

@@ -1,4 +1,4 @@
-"""AI2D: multiple choice about science diagrams whose labels are masked by letters (paper.md C6).
+"""AI2D: multiple choice about science diagrams whose labels are masked by letters.
 
 The paper's AI2D is the set with masks; without them the labels can be read and scores are about eight points higher.
 """

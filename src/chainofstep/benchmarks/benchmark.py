@@ -6,7 +6,7 @@ takes the option nearest in spelling. Such an item is `unparseable` with `credit
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 PromptName = Literal["paper", "official", "none"]
 ANSWER_START, ANSWER_END = "<|answer_start|>", "<|answer_end|>"
+
+
+GUESS_SEED = 42  # of official guesses: MMMU's script
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ Rule = Callable[[Example, str, Random], Verdict]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A published benchmark (paper.md C). `read` and `files` are as those of a `Source`."""
+    """A published benchmark. `read` and `files` are as those of a `Source`."""
 
     name: str  # "chartqa": before the slash in its examples' ids
     title: str  # "ChartQA"
@@ -59,8 +62,7 @@ class Benchmark:
     hub_config: str = ""  # one configuration, or several separated by commas
     files: tuple[str, ...] = ("{split}.jsonl", "{split}.json", "data/{split}-*.parquet", "{split}*.parquet")
     note: str = ""  # what the rule does that one would not expect
-    guess_seed: int = 42
-    columns: tuple[str, ...] = field(default=())  # columns that tell this version's layout from another's
+    columns: tuple[str, ...] = ()  # columns that tell this version's layout from another's; "a|b": either will do
     extraction: "Extraction | None" = None  # how a language model reads what the rule cannot, where there is a way
 
     def asked(self, example: Example, prompt: PromptName) -> Example:
@@ -72,7 +74,7 @@ class Benchmark:
 
         Official guesses follow the order of the items.
         """
-        generator = Random(self.guess_seed)
+        generator = Random(GUESS_SEED)
         return [self._verdict(example, text, generator) for example, text in zip(examples, texts, strict=True)]
 
     def _verdict(self, example: Example, text: str | ScoreFailure | None, generator: Random) -> Verdict:

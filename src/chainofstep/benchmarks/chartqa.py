@@ -1,4 +1,4 @@
-"""ChartQA: questions about charts, graded with a tolerance of 5% (paper.md C5).
+"""ChartQA: questions about charts, graded with a tolerance of 5%.
 
 The set's own repository holds no script for the rule of its paper; the one in use everywhere is pix2struct's, which
 lmms-eval and VLMEvalKit follow.

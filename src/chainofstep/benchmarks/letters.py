@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chainofstep.answers import LETTERS
-from chainofstep.problems.sources.source import ROW_NUMBER, Row, letter_at, text, texts, whole_number
+from chainofstep.problems.sources.source import Row, letter_at, row_id, text, texts, whole_number
 from chainofstep.records import AnswerKind, Example
 
 _LONGEST_LIST = 20_000  # characters of a written list that are read
@@ -28,16 +28,12 @@ def item(
     meta: dict[str, Any] | None = None,
 ) -> Example:
     """The Example of a benchmark's row; `identity` names the fields that may hold the row's id."""
-    names = [str(row[name]) for name in (*identity, ROW_NUMBER) if row.get(name) not in (None, "")]
-    if not names:
-        raise ValueError(f"missing field: {' or '.join(identity)}, the row has no id")
+    own_id = row_id(set_name, row, identity)
     if not question.strip():
         raise ValueError("empty question: the row asks nothing in words")
     if not answer.strip():
         raise ValueError("no gold answer: the row's is empty")
-    return Example(
-        f"{set_name}/{names[0]}", question.strip(), images, answer.strip(), kind, choices, set_name, meta=meta or {}
-    )
+    return Example(own_id, question.strip(), images, answer.strip(), kind, choices, set_name, meta=meta or {})
 
 
 def options(row: Row, *names: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""M3CoT (paper.md C4; LightChen233/M3CoT): science, commonsense and mathematics in several steps, multiple choice."""
+"""M3CoT (LightChen233/M3CoT): science, commonsense and mathematics in several steps, multiple choice."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""MathVista (paper.md C1; lupantech/MathVista): mathematics in pictures; options, whole numbers, decimals, lists.
+"""MathVista (lupantech/MathVista): mathematics in pictures; options, whole numbers, decimals, lists.
 
 The official score has two parts. An extraction takes a reply as it is where that is an option, a whole number or a
 decimal, reads `The answer is "..."`, and else asks a language model (`mathvista_extract`). The normalisation brings

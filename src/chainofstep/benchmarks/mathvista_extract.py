@@ -1,4 +1,4 @@
-"""What a language model is asked about replies to MathVista that the quick rules cannot read (paper.md C1).
+"""What a language model is asked about replies to MathVista that the quick rules cannot read.
 
 The official script asks GPT with five solved examples; the wording and the examples here are this project's own, so a
 score made with it names the model and says which share of the replies needed it.

@@ -1,4 +1,4 @@
-"""MMMU (paper.md C3; MMMU-Benchmark/MMMU): thirty college subjects in six domains, multiple choice and open questions.
+"""MMMU (MMMU-Benchmark/MMMU): thirty college subjects in six domains, multiple choice and open questions.
 
 `<image 2>` in questions and options stays as published: pictures are shown before the text, in the order of their
 numbers, so it says which one is meant; it is no model's placeholder; and the official rule looks for option texts as

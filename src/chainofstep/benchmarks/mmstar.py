@@ -1,4 +1,4 @@
-"""MMStar: 1,500 multiple-choice questions that need their picture, in six categories of 250 (paper.md C2)."""
+"""MMStar: 1,500 multiple-choice questions that need their picture, in six categories of 250."""
 
 from random import Random
 

@@ -7,7 +7,7 @@ on every chain, for the gold answer of a benchmark need not be one that `answers
 from collections.abc import Sequence
 from random import Random
 
-from chainofstep.benchmarks.benchmark import Benchmark, said
+from chainofstep.benchmarks.benchmark import GUESS_SEED, Benchmark, said
 from chainofstep.records import Example, Rollout, Scored, ScoreFailure
 from chainofstep.search import Cost, SearchResult, pool_results
 
@@ -44,7 +44,7 @@ def _passed(benchmark: Benchmark, example: Example, pool: Sequence[Rollout]) -> 
 
 def is_right(benchmark: Benchmark, example: Example, text: str) -> bool:
     """Whether the benchmark's rule calls a text right; official guesses do not count."""
-    return benchmark.rule(example, said(text) or "", Random(benchmark.guess_seed)).outcome == "right"
+    return benchmark.rule(example, said(text) or "", Random(GUESS_SEED)).outcome == "right"
 
 
 def chosen_text(result: SearchResult) -> Text:

@@ -124,6 +124,14 @@ def required(choices: tuple[str, ...]) -> tuple[str, ...]:
     return choices
 
 
+def row_id(set_name: str, row: Row, identity: Sequence[str]) -> str:
+    """The id of a row's Example; `identity` names the fields that may hold it."""
+    names = [str(row[name]) for name in (*identity, ROW_NUMBER) if row.get(name) not in (None, "")]
+    if not names:
+        raise ValueError(f"missing field: {' or '.join(identity) or ROW_NUMBER}, the row has no id")
+    return f"{set_name}/{names[0]}"
+
+
 def example(
     set_name: str,
     row: Row,
@@ -136,9 +144,7 @@ def example(
     meta: dict[str, Any] | None = None,
 ) -> Example:
     """The Example of a row, its gold answer checked; `identity` names the fields that may hold the row's id."""
-    names = [str(row[name]) for name in (*identity, ROW_NUMBER) if row.get(name) not in (None, "")]
-    if not names:
-        raise ValueError(f"missing field: {identity[0] if identity else ROW_NUMBER}, the row has no id")
+    own_id = row_id(set_name, row, identity)
     question = _PLACEHOLDER.sub("", question).strip()
     if not question:
         raise ValueError("empty question: the row asks nothing in words")
@@ -146,7 +152,7 @@ def example(
         raise ValueError(f"too many choices: {len(choices)}, at most {MOST_CHOICES}")
     kind = guess_kind(answer, choices)
     return Example(
-        f"{set_name}/{names[0]}",
+        own_id,
         with_choices(question, choices),
         images,
         _gold(answer.strip(), kind, choices),
