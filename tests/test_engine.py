@@ -337,7 +337,7 @@ def test_tokens_that_no_answer_contains_are_never_sampled(
 
 def test_step_prefixes_of_a_chain_share_one_trunk(vlm: VLM, examples: list[Example]) -> None:
     first, second = ([Request(e, 2, prefix, max_tokens=4) for prefix in prefixes(e)] for e in examples[:2])
-    trunks = plan(vlm, [*first, *second, first[0]], PromptCache(vlm)).trunks
+    trunks = plan(vlm, [*first, *second, first[0]], PromptCache(vlm), control_tokens(vlm)).trunks
     assert len(trunks) == 2
     assert sum(len(trunk.rows) for trunk in trunks) == 2 * (len(first) + len(second) + 1)
 

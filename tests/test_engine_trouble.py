@@ -10,7 +10,7 @@ import torch
 
 from chainofstep.chain import STEP_TAG, Chain, Step, render
 from chainofstep.models import batch, memory
-from chainofstep.models import engine as engine_module
+from chainofstep.models import flight as flight_module
 from chainofstep.models.cohort import Cohort
 from chainofstep.models.engine import Engine
 from chainofstep.models.memory import kv_bytes, planned_positions
@@ -247,7 +247,7 @@ def test_large_vocabularies_bound_the_rows_in_flight(
     vlm: VLM, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = texts(Engine(vlm).sample(asked(examples)))
-    monkeypatch.setattr(engine_module, "LOGITS", 10 * vlm.model.get_output_embeddings().weight.shape[0])
+    monkeypatch.setattr(flight_module, "LOGITS", 10 * vlm.model.get_output_embeddings().weight.shape[0])
     widest = 0
     stock = vlm.model.forward
 

@@ -38,11 +38,12 @@ class PromptCache:
     """Encoded prompts by question and pictures; image tensors are kept while they fit in `image_bytes`.
 
     Beyond that they are read again whenever a batch needs them: slower by a millisecond a picture, the same tensors.
+    The first ones stay, as suits prompts that come again and again in turn (epochs); with `newest` the last ones.
     Of more prompts than `most`, the oldest are encoded again.
     """
 
-    def __init__(self, vlm: VLM, image_bytes: int = 2**29, most: int = 2**16):
-        self.vlm, self.free, self.most = vlm, image_bytes, most
+    def __init__(self, vlm: VLM, image_bytes: int = 2**29, most: int = 2**16, newest: bool = False):
+        self.vlm, self.free, self.most, self.newest = vlm, image_bytes, most, newest
         self.ids: dict[PromptKey, torch.Tensor] = {}
         self.images: dict[PromptKey, Batch] = {}
 
@@ -54,12 +55,18 @@ class PromptCache:
         prompt = encode_prompt(self.vlm, example)
         self.ids[key] = prompt.ids
         if len(self.ids) > self.most:
-            del self.ids[next(iter(self.ids))]
+            self._drop(next(iter(self.ids)))
         size = sum(tensor.nbytes for tensor in prompt.images.values())
+        while self.newest and self.images and size > self.free:
+            self._drop(next(iter(self.images)))
         if key not in self.images and size <= self.free:
             self.images[key] = prompt.images
             self.free -= size
         return prompt
+
+    def _drop(self, key: PromptKey) -> None:
+        self.ids.pop(key, None)
+        self.free += sum(tensor.nbytes for tensor in self.images.pop(key, {}).values())
 
     def prompt_ids(self, example: Example) -> torch.Tensor:
         """The prompt's ids [T] alone."""

@@ -3,7 +3,7 @@
 Shapes: B rows, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -116,6 +116,21 @@ class Cohort:
             sampled.append(Sampled(self.rows[row], tokens[i][:count], logs, broken[i]))
         self._keep([number for number, length in enumerate(lengths) if not length])
         return sampled
+
+    def so_far(self, requests: Container[int]) -> list[Sampled]:
+        """The rows of these requests with what is sampled of them so far."""
+        wanted = [number for number, row in enumerate(self.rows) if row.request in requests]
+        if not wanted or not self.kv.age:
+            return []
+        tokens, lengths = self.tokens[wanted, : self.kv.age].tolist(), self.lengths[wanted].tolist()
+        return [
+            Sampled(self.rows[number], ids[: length or self.kv.age], None, False)
+            for number, ids, length in zip(wanted, tokens, lengths, strict=True)
+        ]
+
+    def drop(self, requests: Container[int]) -> None:
+        """Take out the rows of these requests."""
+        self._keep([number for number, row in enumerate(self.rows) if row.request not in requests])
 
     def _keep(self, going: list[int]) -> None:
         self.rows = [self.rows[number] for number in going]

@@ -1,38 +1,20 @@
 """The in-process sampler: many continuations of shared prefixes from a Hugging Face VLM, on CPU or GPU.
 
-`plan` checks requests and finds the distinct texts (trunks); `Prefixes` computes questions and texts once; a `Cohort`
-holds the rows of trunks that were admitted together; every decode step feeds one token of every row in flight
-through the model's stock forward. Rows that have ended make room for the next trunks. A sample depends on its own
-seed and index alone, so whatever memory runs out of is put back and sampled again, to the same text.
-
-Shapes: B rows in flight, T tokens, V vocabulary.
+`Prefixes` computes questions and texts once; a `Flight` holds the requests that are sampled now; every decode step
+feeds one token of every row in flight through the model's stock forward.
 """
 
-import gc
-import logging
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import torch
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from chainofstep.models.checks import check_vlm
-from chainofstep.models.cohort import Cohort, Sampled
-from chainofstep.models.copied import CopiedKV
-from chainofstep.models.encode import PromptKey
-from chainofstep.models.levels import Level
-from chainofstep.models.memory import first_line, out_of_memory, planned_positions
-from chainofstep.models.prefix_attention import NAME, SharedKV, SharedPrefix, sampling_mode
-from chainofstep.models.prefixes import Piece, Prefixes
-from chainofstep.models.sampling import ControlTokens, Settings
+from chainofstep.models.flight import Flight
+from chainofstep.models.memory import planned_positions
+from chainofstep.models.prefix_attention import NAME, sampling_mode
+from chainofstep.models.prefixes import Prefixes
 from chainofstep.models.shareable import warn_if_copied
-from chainofstep.models.trunks import Plan, Row, Trunk, is_small, next_cohort, pieces, plan
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Request, Rollout, SamplingErrors
-
-POLL = 4  # decode steps between two looks at which rows have ended; each look waits for the device
-REFILL = 4  # trunks are admitted when one part in so many of the budget is free
-LOGITS = 2**27  # float32 logits of one decode step that are held at once
-log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -75,41 +57,28 @@ class Engine:
         `token_ids` holds an end-of-sequence token that was sampled; `text` leaves it out. `SamplingErrors` (a
         ValueError), after all others are sampled, if requests cannot be met; it names them and holds the rest.
         """
-        with sampling_mode(self.vlm.model, NAME if self.share else None):
-            call = _Call(self, plan(self.vlm, requests, self.prefixes.prompts))
+        with self.mode():
+            flight = Flight(self)
+            flight.join(requests)
             finished: dict[tuple[int, int], Rollout] = {}
-            total = sum(request.n for number, request in enumerate(requests) if number not in call.plan.failures)
-            while call.unfinished:
-                rollouts = self._rollouts(requests, call.advance(), call.plan.control)
-                finished |= rollouts
+            total = sum(request.n for number, request in enumerate(requests) if number not in flight.failures)
+            while flight.unfinished:
+                rollouts = flight.advance()
+                finished |= {(number, rollout.index): rollout for number, rollout in rollouts}
                 if self.progress is not None and rollouts:
                     self.progress(len(finished), total)
-            call.close()
-        return _in_order(requests, finished, call.plan.failures)
+            flight.close()
+        return in_order(requests, finished, flight.failures)
 
-    def _rollouts(
-        self, requests: Sequence[Request], done: list[Sampled], control: ControlTokens
-    ) -> dict[tuple[int, int], Rollout]:
-        texts = _decode(self.vlm, done, control.turn_ends)
-        rollouts = {}
-        for sampled, text in zip(done, texts, strict=True):
-            row, request = sampled.row, requests[sampled.row.request]
-            self.sampled_tokens += len(sampled.ids)
-            rollouts[row.request, row.index] = Rollout(
-                request.example.id,
-                request.prefix + text,
-                tuple(sampled.ids),
-                control.endings(request.stop).get(sampled.ids[-1], "length"),
-                request.seed,
-                row.index,
-                None if sampled.logprobs is None else tuple(sampled.logprobs),
-            )
-        return rollouts
+    def mode(self) -> AbstractContextManager[None]:
+        """What sampling happens in: no gradients, no dropout, and the shared attention."""
+        return sampling_mode(self.vlm.model, NAME if self.share else None)
 
 
-def _in_order(
-    requests: Sequence[Request], finished: dict[tuple[int, int], Rollout], failures: dict[int, str]
+def in_order(
+    requests: Sequence[Request], finished: Mapping[tuple[int, int], Rollout], failures: dict[int, str]
 ) -> list[list[Rollout]]:
+    """The rollouts of each request by its number and the sample's index; `SamplingErrors` where requests failed."""
     results: list[list[Rollout] | None] = [
         None if number in failures else [finished[number, request.first + i] for i in range(request.n)]
         for number, request in enumerate(requests)
@@ -117,254 +86,3 @@ def _in_order(
     if failures:
         raise SamplingErrors(results, failures, [request.example.id for request in requests])
     return [rollouts for rollouts in results if rollouts is not None]
-
-
-def _decode(vlm: VLM, done: list[Sampled], ends: frozenset[int]) -> list[str]:
-    """Texts of sampled ids, without the token that ends the turn.
-
-    They are decoded behind the last token of their prefix, because some tokenizers drop a space at the beginning.
-    """
-    if not done:
-        return []
-    options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-    starts = {row.last: vlm.tokenizer.decode([row.last], **options) for row in {sampled.row for sampled in done}}
-    ids = [[s.row.last, *(s.ids[:-1] if s.ids[-1] in ends else s.ids)] for s in done]
-    texts = vlm.tokenizer.batch_decode(ids, **options)
-    return [text[len(starts[s.row.last]) :] for s, text in zip(done, texts, strict=True)]
-
-
-class _Call:
-    """The state of one `sample` call: trunks that wait and cohorts in flight."""
-
-    def __init__(self, engine: Engine, planned: Plan):
-        self.engine, self.vlm, self.prefixes, self.plan = engine, engine.vlm, engine.prefixes, planned
-        self.prefixes.begin()
-        self.lengths: dict[PromptKey, int] = {key: len(ids) for key, ids in planned.prompts.items()}
-        self.cohorts: list[Cohort] = []
-        self.starting: list[Trunk] = []  # what memory ran out on before it was in flight
-        self.forbidden = torch.tensor(planned.control.forbidden, device=self.vlm.device)
-        self.ends: dict[Settings, torch.Tensor] = {}
-        self.vocabulary = self.vlm.model.get_output_embeddings().weight.shape[0]
-        self.most_rows = max(1, LOGITS // self.vocabulary)
-        self.pending = self._fitting(planned.trunks)
-
-    @property
-    def unfinished(self) -> bool:
-        return bool(self.pending or self.cohorts)
-
-    @property
-    def budget(self) -> int:
-        return self.engine.token_budget
-
-    def _fitting(self, trunks: Sequence[Trunk]) -> list[Trunk]:
-        """The trunks cut so that each fits the budget; one prefix a trunk where prefixes are copied."""
-        if self.engine.share:
-            return [piece for t in trunks for piece in pieces(t, self.lengths[t.key], self.budget, self.most_rows)]
-        return [piece for t in trunks for piece in _copied_trunks(t, self.lengths[t.key], self.budget)]
-
-    def close(self) -> None:
-        self.prefixes.end(self.budget)
-
-    def advance(self) -> list[Sampled]:
-        """Admit what fits, sample a few tokens of every row in flight, and return the rows taken out."""
-        try:
-            self._admit()
-            self._make_room()
-            for _ in range(min(POLL, max((cohort.remaining for cohort in self.cohorts), default=0))):
-                self._step()
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            self._retreat(error)
-        self._measure()
-        done = [sampled for cohort in self.cohorts for sampled in cohort.harvest()]
-        self.cohorts = [cohort for cohort in self.cohorts if len(cohort)]
-        for sampled in done:
-            if sampled.broken:
-                self._fail([sampled.row], f"the model's logits are NaN after {len(sampled.ids) - 1} sampled tokens")
-        return [sampled for sampled in done if sampled.row.request not in self.plan.failures]
-
-    # Memory
-
-    def _reserved(self) -> int:
-        return self.prefixes.positions + sum(cohort.likely for cohort in self.cohorts)
-
-    def _make_room(self) -> None:
-        """Where rows grow beyond the budget, the newest wait: they are put back and begin again later."""
-        while True:
-            own = sum(cohort.kv.positions(POLL) for cohort in self.cohorts)
-            if own + self.prefixes.positions > self.budget:
-                self.prefixes.shrink(self.budget - own, {trunk.key for trunk in self.pending})
-            if own + self.prefixes.positions <= self.budget:
-                return
-            if sum(len(cohort) for cohort in self.cohorts) <= 1:
-                return  # it alone needs more than there is, and goes on by itself
-            newest = self.cohorts[-1]
-            back = newest.give_back(0 if len(self.cohorts) > 1 else len(newest) // 2)
-            self.pending = [*back, *self.pending]
-            self.cohorts = [cohort for cohort in self.cohorts if len(cohort)]
-
-    def _measure(self) -> None:
-        own = sum(_own_bytes(cohort.kv) for cohort in self.cohorts)
-        self.engine.peak_kv_bytes = max(self.engine.peak_kv_bytes, self.prefixes.nbytes + own)
-
-    def _retreat(self, error: BaseException) -> None:
-        """After running out of memory: put all rows back, forget what was kept, and go on with half the budget."""
-        unfinished = self.starting + [trunk for cohort in self.cohorts for trunk in cohort.give_back()]
-        self.cohorts, self.starting = [], []
-        self.prefixes.retreat()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if sum(len(trunk.rows) for trunk in unfinished) <= 1:
-            rows = [row for trunk in unfinished for row in trunk.rows]
-            self._fail(rows, f"out of memory with nothing else in flight ({first_line(error)})")
-            return
-        self.engine.token_budget = max(1, min(self.budget, self._largest(unfinished)) // 2)
-        log.warning("out of memory: the engine's token_budget is now %d", self.budget)
-        self.pending = self._fitting([*unfinished, *self.pending])
-
-    def _largest(self, trunks: Sequence[Trunk]) -> int:
-        """Positions that these trunks would have come to: a budget above it would change nothing."""
-        return sum(trunk.likely + self.lengths[trunk.key] for trunk in trunks) or self.budget
-
-    # Cohorts
-
-    def _admit(self) -> None:
-        free = self.budget - self._reserved()
-        if self.cohorts and free * REFILL < self.budget:
-            return
-        if self.pending:  # what no row of this call waits for may stay while prefixes fill no more than a part
-            self.prefixes.shrink(self.budget // REFILL, {trunk.key for trunk in self.pending})
-        while trunks := self._next(self.budget - self._reserved()):
-            self._start(trunks)
-        while not self.cohorts and self.pending:
-            self.prefixes.shrink(0, {self.pending[0].key})
-            trunks = self._next(self.budget - self._reserved()) or [self.pending.pop(0)]
-            self._start(trunks)
-
-    def _next(self, free: int) -> list[Trunk]:
-        if not self.engine.share:
-            fits = self.pending and free >= self._copied_cost(self.pending[0])
-            return [self.pending.pop(0)] if fits else []
-        rows = self.most_rows - sum(len(cohort) for cohort in self.cohorts)
-        return next_cohort(self.pending, self.lengths, free, rows)
-
-    def _copied_cost(self, trunk: Trunk) -> int:
-        return sum(self.lengths[trunk.key] + len(trunk.ids) + row.likely for row in trunk.rows)
-
-    def _start(self, trunks: list[Trunk]) -> None:
-        """Put a cohort in flight; where that fails, its questions one by one, to find the one at fault."""
-        try:
-            self.cohorts.append(self._cohort(trunks))
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            if out_of_memory(error):
-                self.starting = trunks
-                raise
-            questions = list(dict.fromkeys(trunk.key for trunk in trunks))
-            if len(questions) == 1:
-                rows = [row for trunk in trunks for row in trunk.rows]
-                self._fail(rows, f"the model cannot compute its prefix ({first_line(error)})")
-            else:
-                self._start_apart([[trunk for trunk in trunks if trunk.key == key] for key in questions])
-
-    def _start_apart(self, questions: list[list[Trunk]]) -> None:
-        """One cohort for each question; where memory runs out, those that have not begun are put back."""
-        for number, trunks in enumerate(questions):
-            try:
-                self._start(trunks)
-            except (RuntimeError, MemoryError):
-                self.starting += [trunk for later in questions[number + 1 :] for trunk in later]
-                raise
-
-    def _fail(self, rows: Sequence[Row], reason: str) -> None:
-        """The requests of these rows fail; their rows that are in flight are dropped when they end."""
-        for row in rows:
-            self.plan.failures.setdefault(row.request, reason)
-        trunks = [_without(trunk, self.plan.failures) for trunk in self.pending]
-        self.pending = [trunk for trunk in trunks if trunk.rows]
-
-    def _cohort(self, trunks: list[Trunk]) -> Cohort:
-        settings = trunks[0].settings
-        if settings not in self.ends:
-            self.ends[settings] = torch.zeros(self.vocabulary, dtype=torch.bool, device=self.vlm.device)
-            self.ends[settings][list(self.plan.control.endings(settings.stop))] = True
-        kv, offsets = self._shared(trunks) if self.engine.share else self._copied(trunks[0])
-        return Cohort(trunks, kv, self.ends[settings], offsets, self.engine.logprobs)
-
-    def _shared(self, trunks: list[Trunk]) -> tuple[SharedKV, list[int]]:
-        keys = list(dict.fromkeys(trunk.key for trunk in trunks))
-        questions = self.prefixes.compute({key: self.plan.examples[key] for key in keys})
-        number = {key: i for i, key in enumerate(keys)}
-        rows = [(trunk, row) for trunk in trunks for row in trunk.rows]
-        owners = [number[trunk.key] for trunk, _ in rows]
-        texts = self.prefixes.texts([(trunk.key, trunk.ids) for trunk in trunks]) if trunks[0].ids else []
-        asked = [row.asked for _, row in rows]
-        if texts:
-            levels = self._text_levels(trunks, texts, keys, owners)
-        else:
-            levels = [self.prefixes.question_level(keys, owners, asked)]
-        most = max(row.max_tokens for _, row in rows)
-        return SharedKV(levels, most), [questions[owner].offset for owner in owners]
-
-    def _text_levels(
-        self, trunks: list[Trunk], texts: list[Piece], keys: list[PromptKey], owners: list[int]
-    ) -> list[Level]:
-        """Questions and texts; rows that go on from one place of a trunk have a copy of its beginning (it is short)."""
-        places = [(number, row.seen) for number, trunk in enumerate(trunks) for row in trunk.rows]
-        longest_first = sorted(dict.fromkeys(places), key=lambda place: -place[1])  # like by like, for padding
-        numbers = {place: i for i, place in enumerate(longest_first)}
-        begun = [texts[number] for number, _ in numbers]
-        hangs_on, seen = [numbers[place] for place in places], [count for _, count in places]
-        if is_small(trunks, self.lengths):
-            return [self.prefixes.joined_level([trunks[number].key for number, _ in numbers], begun, hangs_on, seen)]
-        asked = [row.asked for trunk in trunks for row in trunk.rows]
-        text_level = self.prefixes.text_level(begun, hangs_on, seen, asked)
-        return [self.prefixes.question_level(keys, owners, asked), text_level]
-
-    def _copied(self, trunk: Trunk) -> tuple[CopiedKV, list[int]]:
-        prompt, rows = self.prefixes.prompts.encode(self.plan.examples[trunk.key]), len(trunk.rows)
-        kv = CopiedKV(self.vlm, self.prefixes.features, trunk.key, prompt, trunk.ids, rows)
-        return kv, [kv.offset] * rows
-
-    def _step(self) -> None:
-        """One token for every row."""
-        shared = [cohort for cohort in self.cohorts if isinstance(cohort.kv, SharedKV)]
-        for cohort in self.cohorts:
-            if isinstance(cohort.kv, CopiedKV):
-                cohort.take(cohort.kv.logits(cohort.last).float(), self.forbidden)
-        if not shared:
-            return
-        tokens = torch.cat([cohort.last for cohort in shared])[:, None]
-        positions = torch.cat([cohort.positions for cohort in shared])[:, None]
-        attended = SharedPrefix([cohort.kv for cohort in shared if isinstance(cohort.kv, SharedKV)])
-        output = self.vlm.model(input_ids=tokens, position_ids=positions, use_cache=False, shared_prefix=attended)
-        logits = output.logits[:, -1].float()
-        for cohort, rows in zip(shared, logits.split(attended.sizes), strict=True):
-            cohort.take(rows, self.forbidden)
-
-
-def _own_bytes(kv: Any) -> int:
-    if isinstance(kv, CopiedKV):
-        return kv.nbytes
-    own = sum(keys.nbytes + values.nbytes for keys, values in kv.own)
-    return own + sum(level.private_bytes for level in kv.levels)
-
-
-def _without(trunk: Trunk, failures: dict[int, str]) -> Trunk:
-    left = tuple(row for row in trunk.rows if row.request not in failures)
-    return Trunk(trunk.key, trunk.ids, trunk.settings, left)
-
-
-def _copied_trunks(trunk: Trunk, question: int, budget: int) -> list[Trunk]:
-    """One trunk for each distinct prefix, its last token included, of as many rows as fit."""
-    prefixes: dict[tuple[int, int, int], list[Row]] = {}
-    for row in trunk.rows:
-        prefixes.setdefault((row.asked, row.seen, row.last), []).append(row)
-    found = []
-    for (asked, seen, last), rows in prefixes.items():
-        ids = (*trunk.ids[:seen], last) if asked == question else ()
-        count = max(1, budget // (question + len(ids) + max(row.cost for row in rows)))
-        starts = range(0, len(rows), count)
-        found += [Trunk(trunk.key, ids, trunk.settings, tuple(rows[start : start + count])) for start in starts]
-    return found

@@ -73,7 +73,7 @@ class Prefixes:
 
     def __init__(self, vlm: VLM):
         self.vlm = vlm
-        self.prompts = PromptCache(vlm)
+        self.prompts = PromptCache(vlm, newest=True)
         self.features = PictureFeatures(vlm)
         self.questions: OrderedDict[PromptKey, Question] = OrderedDict()
         self.slabs: WeakSet[Slab] = WeakSet()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from chainofstep.models.batch import PromptCache
 from chainofstep.models.encode import PromptKey, encode_text, prompt_key
 from chainofstep.models.packing import Ids, common
-from chainofstep.models.sampling import ControlTokens, Settings, control_tokens
+from chainofstep.models.sampling import ControlTokens, Settings
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Example, Request
 
@@ -68,11 +68,11 @@ class Plan:
     failures: dict[int, str] = field(default_factory=dict)
 
 
-def plan(vlm: VLM, requests: Sequence[Request], prompts: PromptCache) -> Plan:
-    """Check and encode all requests; one that cannot be met is in `failures` and has no rows."""
-    planned = Plan([], {}, {}, control_tokens(vlm))
+def plan(vlm: VLM, requests: Sequence[Request], prompts: PromptCache, control: ControlTokens, first: int = 0) -> Plan:
+    """Check and encode all requests, numbered from `first`; one that cannot be met is in `failures` and has no rows."""
+    planned = Plan([], {}, {}, control)
     rows: dict[tuple[PromptKey, Settings], dict[Ids, list[Row]]] = {}
-    for number, request in enumerate(requests):
+    for number, request in enumerate(requests, start=first):
         try:
             key, settings, ids = _encoded(vlm, request, planned, prompts)
         except ValueError as error:

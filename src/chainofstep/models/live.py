@@ -1,0 +1,325 @@
+"""One engine and one PRM that many threads use at once: a `Live` computes in a thread of its own, `Caller`s wait.
+
+Requests join the engine's flight as they come and leave it when their caller goes, so all callers share its decode
+steps; chains to be scored are taken together, between two looks at the flight. What a caller gets is what the engine
+or the PRM alone would give it.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from chainofstep.chain import Chain
+from chainofstep.models.engine import Engine, in_order
+from chainofstep.models.flight import Flight
+from chainofstep.models.prm import PRM
+from chainofstep.records import Example, Request, Rollout, Scored
+
+CHAINS = 64  # that are scored between two looks at the flight
+Item = tuple[Example, Chain]
+log = logging.getLogger(__name__)
+
+
+class Cancelled(Exception):
+    """The caller went away, or the models were closed: what it waited for is not computed."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """How far a call is: samples finished, and what is sampled of the others, by request and sample."""
+
+    finished: int
+    texts: dict[tuple[int, int], str]
+
+
+@dataclass(eq=False)
+class Sampling:
+    """Requests of one call. `updates` tells how far they are, `result` waits for their rollouts."""
+
+    requests: Sequence[Request]
+    watched: bool = False  # texts so far are wanted
+    numbers: range = range(0)  # in the flight, once they have joined it
+    finished: dict[tuple[int, int], Rollout] = field(default_factory=dict)
+    future: "Future[list[list[Rollout]]]" = field(default_factory=Future)
+    news: threading.Condition = field(default_factory=threading.Condition)
+    update: Update | None = None  # not yet seen
+
+    def result(self) -> list[list[Rollout]]:
+        """As `Engine.sample`; `Cancelled` where the caller went away."""
+        return self.future.result()
+
+    def updates(self) -> Iterator[Update]:
+        """How far they are, whenever there is more; a reader that is slow misses what is out of date."""
+        while True:
+            with self.news:
+                self.news.wait_for(lambda: self.update is not None or self.future.done())
+                seen, self.update = self.update, None
+            if seen is None:
+                return
+            yield seen
+
+    def tell(self, texts: dict[tuple[int, int], str]) -> None:
+        with self.news:
+            self.update = Update(len(self.finished), texts)
+            self.news.notify_all()
+
+    def end(self, error: Exception | None = None, failures: dict[int, str] | None = None) -> None:
+        if self.future.done():
+            return
+        try:
+            if error is not None:
+                raise error
+            self.future.set_result(in_order(self.requests, self.finished, failures or {}))
+        except Exception as raised:
+            self.future.set_exception(raised)
+        with self.news:
+            self.news.notify_all()
+
+
+@dataclass(eq=False)
+class Scoring:
+    """Chains of one call, and the scores of the first of them."""
+
+    items: Sequence[Item]
+    scores: list[Scored] = field(default_factory=list)
+    future: "Future[list[Scored]]" = field(default_factory=Future)
+
+
+class Live:
+    """A context manager: inside it, `caller()` gives a Sampler and StepScorer that any thread may use.
+
+    The two models belong to its thread; nothing else may use them meanwhile. `waiting` and `running` count samples.
+    """
+
+    def __init__(self, engine: Engine, prm: PRM | None = None):
+        self.engine, self.prm = engine, prm
+        self.waiting = self.running = 0
+        self._lock = threading.Condition()
+        self._joining: list[Sampling] = []
+        self._arrived: list[Sampling] = []  # on their way into the flight
+        self._leaving: list[Sampling] = []
+        self._scoring: deque[Scoring] = deque()
+        self._calls: dict[int, Sampling] = {}  # by number in the flight
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="models", daemon=True)
+
+    def __enter__(self) -> "Live":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._closed = True
+            self._lock.notify_all()
+        self._thread.join()
+
+    def caller(self) -> "Caller":
+        return Caller(self)
+
+    # From callers' threads
+
+    def begin(self, call: Sampling) -> None:
+        with self._lock:
+            self._check_open()
+            self._joining.append(call)
+            self.waiting += sum(request.n for request in call.requests)
+            self._lock.notify_all()
+
+    def score(self, call: Scoring) -> None:
+        with self._lock:
+            self._check_open()
+            self._scoring.append(call)
+            self._lock.notify_all()
+
+    def _check_open(self) -> None:
+        if self._closed or not self._thread.is_alive():
+            raise Cancelled("the models are closed")
+
+    def forget(self, calls: Sequence[Sampling | Scoring]) -> None:
+        """End calls with `Cancelled`: their rows leave the flight before its next step."""
+        with self._lock:
+            for call in calls:
+                if isinstance(call, Sampling):
+                    self._leaving.append(call)
+                elif not call.future.done() and call in self._scoring:
+                    self._scoring.remove(call)
+                    call.future.set_exception(Cancelled())
+            self._lock.notify_all()
+
+    # In the thread of the models
+
+    def _run(self) -> None:
+        flight: Flight | None = None
+        while self._wait(flight):
+            try:
+                if flight is None:
+                    with self.engine.mode():
+                        flight = Flight(self.engine)
+                self._turn(flight)
+            except Exception as error:  # a fault of ours or of the device: those who wait must hear of it
+                log.exception("the models' thread failed, and goes on without what it was doing")
+                self._end_all(error)
+                flight = None
+        self._end_all(Cancelled("the models are closed"))
+
+    def _wait(self, flight: Flight | None) -> bool:
+        """Wait until there is something to do; False once closed."""
+        with self._lock:
+            busy = flight is not None and flight.unfinished
+            self._lock.wait_for(lambda: busy or self._closed or self._joining or self._leaving or self._scoring)
+            return not self._closed
+
+    def _turn(self, flight: Flight) -> None:
+        with self._lock:
+            self._arrived, self._joining = self._joining, []
+            leaving, self._leaving = self._leaving, []
+        with self.engine.mode():
+            self._take_out(flight, leaving)
+            self._take_in(flight, [call for call in self._arrived if not call.future.done()])
+            self._arrived = []
+            if flight.unfinished:
+                for number, rollout in flight.advance():
+                    call = self._calls[number]
+                    call.finished[number - call.numbers.start, rollout.index] = rollout
+                self._tell(flight)
+            elif not self._calls:
+                flight.rest()
+        self.waiting, self.running = flight.waiting, flight.running
+        self._score()
+
+    def _take_in(self, flight: Flight, calls: Sequence[Sampling]) -> None:
+        """All that came meanwhile joins at once, so that it is planned together."""
+        numbers = flight.join([request for call in calls for request in call.requests])
+        start = numbers.start
+        for call in calls:
+            call.numbers = range(start, start + len(call.requests))
+            start = call.numbers.stop
+            self._calls |= dict.fromkeys(call.numbers, call)
+            self._settle(flight, call)
+
+    def _take_out(self, flight: Flight, leaving: Sequence[Sampling]) -> None:
+        for call in leaving:
+            flight.leave(call.numbers)
+            self._forget(flight, call)
+            call.end(Cancelled())
+
+    def _tell(self, flight: Flight) -> None:
+        """Hand out what is finished, and to those who watch how far the rest is."""
+        calls = list(dict.fromkeys(self._calls.values()))
+        watched = {number for call in calls if call.watched for number in call.numbers}
+        texts: dict[Sampling, dict[tuple[int, int], str]] = {call: {} for call in calls}
+        for (number, index), text in flight.texts(watched).items() if watched else ():
+            call = self._calls[number]
+            texts[call][number - call.numbers.start, index] = text
+        for call in calls:
+            call.tell(texts[call])
+            self._settle(flight, call)
+
+    def _settle(self, flight: Flight, call: Sampling) -> None:
+        """End a call of which nothing is in flight any more."""
+        if not any(number in flight.open for number in call.numbers):
+            failures = {n - call.numbers.start: flight.failures[n] for n in call.numbers if n in flight.failures}
+            self._forget(flight, call)
+            call.end(failures=failures)
+
+    def _forget(self, flight: Flight, call: Sampling) -> None:
+        for number in call.numbers:
+            self._calls.pop(number, None)
+            flight.failures.pop(number, None)
+
+    def _score(self) -> None:
+        """Score the first `CHAINS` chains that wait, of as many calls as they belong to."""
+        assert self.prm is not None or not self._scoring
+        taken: list[tuple[Scoring, Sequence[Item]]] = []
+        room = CHAINS
+        with self._lock:
+            while self._scoring and room > 0:
+                call = self._scoring[0]
+                some = call.items[len(call.scores) : len(call.scores) + room]
+                taken.append((call, some))
+                room -= len(some)
+                if len(call.scores) + len(some) < len(call.items):
+                    break
+                self._scoring.popleft()
+        if not taken or self.prm is None:
+            return
+        try:
+            scores = iter(self.prm.score([item for _, some in taken for item in some]))
+        except Exception as error:
+            _end_scoring([call for call, _ in taken], error)
+            raise
+        for call, some in taken:
+            call.scores += [next(scores) for _ in some]
+            if len(call.scores) == len(call.items) and not call.future.done():
+                call.future.set_result(call.scores)
+
+    def _end_all(self, error: Exception) -> None:
+        with self._lock:
+            calls = [*self._calls.values(), *self._arrived, *self._joining]
+            scoring = list(self._scoring)
+            self._joining, self._arrived, self._calls = [], [], {}
+            self._scoring.clear()
+        for call in calls:
+            call.end(error)
+        _end_scoring(scoring, error)
+        self.waiting = self.running = 0
+
+
+def _end_scoring(calls: Sequence[Scoring], error: Exception) -> None:
+    for call in calls:
+        if not call.future.done():
+            call.future.set_exception(error)
+
+
+class Caller:
+    """One caller of a `Live`: a Sampler and a StepScorer. `cancel`, from any thread, ends what it waits for."""
+
+    def __init__(self, live: Live):
+        self.live, self.cancelled = live, False
+        self.calls: list[Sampling | Scoring] = []
+
+    def begin(self, requests: Sequence[Request], watched: bool = False) -> Sampling:
+        """Ask for rollouts without waiting for them; `watched`: its updates hold texts so far."""
+        call = Sampling(requests, watched)
+        self._open(call)
+        self.live.begin(call)
+        return call
+
+    def sample(self, requests: Sequence[Request]) -> list[list[Rollout]]:
+        """As `Engine.sample`; `Cancelled` after `cancel`."""
+        call = self.begin(requests)
+        try:
+            return call.result()
+        finally:
+            self._close(call)
+
+    def score(self, items: Sequence[Item]) -> list[Scored]:
+        """As `PRM.score`; `Cancelled` after `cancel`. ValueError where there is no PRM."""
+        if self.live.prm is None:
+            raise ValueError("there is no PRM to score with: give one")
+        if not items:
+            return []
+        call = Scoring(items)
+        self._open(call)
+        try:
+            self.live.score(call)
+            return call.future.result()
+        finally:
+            self._close(call)
+
+    def _open(self, call: Sampling | Scoring) -> None:
+        self.calls = [other for other in self.calls if not other.future.done()]
+        self.calls.append(call)
+        if self.cancelled:
+            raise Cancelled
+
+    def _close(self, call: Sampling | Scoring) -> None:
+        if call in self.calls:
+            self.calls.remove(call)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self.live.forget(list(self.calls))
