@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from chainofstep.models.calls import Cancelled
 from chainofstep.models.engine import Engine
-from chainofstep.models.live import CHAINS, Cancelled, Live
+from chainofstep.models.live import CHAINS, Live
 from chainofstep.models.prm import PRM
 from chainofstep.models.vlm import VLM
 from chainofstep.problems.tasks.build import write_problems

@@ -4,9 +4,10 @@
 feeds one token of every row in flight through the model's stock forward.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
+from chainofstep.models.calls import in_order
 from chainofstep.models.checks import check_vlm
 from chainofstep.models.flight import Flight
 from chainofstep.models.memory import planned_positions
@@ -14,7 +15,7 @@ from chainofstep.models.prefix_attention import NAME, sampling_mode
 from chainofstep.models.prefixes import Prefixes
 from chainofstep.models.shareable import warn_if_copied
 from chainofstep.models.vlm import VLM
-from chainofstep.records import Request, Rollout, SamplingErrors
+from chainofstep.records import Request, Rollout
 
 
 class Engine:
@@ -73,16 +74,3 @@ class Engine:
     def mode(self) -> AbstractContextManager[None]:
         """What sampling happens in: no gradients, no dropout, and the shared attention."""
         return sampling_mode(self.vlm.model, NAME if self.share else None)
-
-
-def in_order(
-    requests: Sequence[Request], finished: Mapping[tuple[int, int], Rollout], failures: dict[int, str]
-) -> list[list[Rollout]]:
-    """The rollouts of each request by its number and the sample's index; `SamplingErrors` where requests failed."""
-    results: list[list[Rollout] | None] = [
-        None if number in failures else [finished[number, request.first + i] for i in range(request.n)]
-        for number, request in enumerate(requests)
-    ]
-    if failures:
-        raise SamplingErrors(results, failures, [request.example.id for request in requests])
-    return [rollouts for rollouts in results if rollouts is not None]

@@ -1,4 +1,4 @@
-"""One engine and one PRM that many threads use at once: a `Live` computes in a thread of its own, `Caller`s wait.
+"""One engine and one PRM that many threads use at once: a `Live` computes in a thread of its own, callers wait.
 
 Requests join the engine's flight as they come and leave it when their caller goes, so all callers share its decode
 steps; chains to be scored are taken together, between two looks at the flight. What a caller gets is what the engine
@@ -8,93 +8,26 @@ or the PRM alone would give it.
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from chainofstep.chain import Chain
-from chainofstep.models.engine import Engine, in_order
+from chainofstep.models.calls import Cancelled, Item, Sampling, Scoring
+from chainofstep.models.engine import Engine
 from chainofstep.models.flight import Flight
 from chainofstep.models.prm import PRM
-from chainofstep.records import Example, Request, Rollout, Scored
+from chainofstep.records import Request, Rollout, Scored
 
 CHAINS = 64  # that are scored between two looks at the flight
-Item = tuple[Example, Chain]
 log = logging.getLogger(__name__)
-
-
-class Cancelled(Exception):
-    """The caller went away, or the models were closed: what it waited for is not computed."""
-
-
-@dataclass(frozen=True)
-class Update:
-    """How far a call is: samples finished, and what is sampled of the others, by request and sample."""
-
-    finished: int
-    texts: dict[tuple[int, int], str]
-
-
-@dataclass(eq=False)
-class Sampling:
-    """Requests of one call. `updates` tells how far they are, `result` waits for their rollouts."""
-
-    requests: Sequence[Request]
-    watched: bool = False  # texts so far are wanted
-    numbers: range = range(0)  # in the flight, once they have joined it
-    finished: dict[tuple[int, int], Rollout] = field(default_factory=dict)
-    future: "Future[list[list[Rollout]]]" = field(default_factory=Future)
-    news: threading.Condition = field(default_factory=threading.Condition)
-    update: Update | None = None  # not yet seen
-
-    def result(self) -> list[list[Rollout]]:
-        """As `Engine.sample`; `Cancelled` where the caller went away."""
-        return self.future.result()
-
-    def updates(self) -> Iterator[Update]:
-        """How far they are, whenever there is more; a reader that is slow misses what is out of date."""
-        while True:
-            with self.news:
-                self.news.wait_for(lambda: self.update is not None or self.future.done())
-                seen, self.update = self.update, None
-            if seen is None:
-                return
-            yield seen
-
-    def tell(self, texts: dict[tuple[int, int], str]) -> None:
-        with self.news:
-            self.update = Update(len(self.finished), texts)
-            self.news.notify_all()
-
-    def end(self, error: Exception | None = None, failures: dict[int, str] | None = None) -> None:
-        if self.future.done():
-            return
-        try:
-            if error is not None:
-                raise error
-            self.future.set_result(in_order(self.requests, self.finished, failures or {}))
-        except Exception as raised:
-            self.future.set_exception(raised)
-        with self.news:
-            self.news.notify_all()
-
-
-@dataclass(eq=False)
-class Scoring:
-    """Chains of one call, and the scores of the first of them."""
-
-    items: Sequence[Item]
-    scores: list[Scored] = field(default_factory=list)
-    future: "Future[list[Scored]]" = field(default_factory=Future)
 
 
 class Live:
     """A context manager: inside it, `caller()` gives a Sampler and StepScorer that any thread may use.
 
     The two models belong to its thread; nothing else may use them meanwhile. `waiting` and `running` count samples.
+    Either model may be missing: then nobody may ask for it.
     """
 
-    def __init__(self, engine: Engine, prm: PRM | None = None):
+    def __init__(self, engine: Engine | None, prm: PRM | None = None):
         self.engine, self.prm = engine, prm
         self.waiting = self.running = 0
         self._lock = threading.Condition()
@@ -102,6 +35,7 @@ class Live:
         self._arrived: list[Sampling] = []  # on their way into the flight
         self._leaving: list[Sampling] = []
         self._scoring: deque[Scoring] = deque()
+        self._flight: Flight | None = None
         self._calls: dict[int, Sampling] = {}  # by number in the flight
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
@@ -116,8 +50,8 @@ class Live:
             self._lock.notify_all()
         self._thread.join()
 
-    def caller(self) -> "Caller":
-        return Caller(self)
+    def caller(self) -> "LiveCaller":
+        return LiveCaller(self)
 
     # From callers' threads
 
@@ -152,43 +86,42 @@ class Live:
     # In the thread of the models
 
     def _run(self) -> None:
-        flight: Flight | None = None
-        while self._wait(flight):
+        while self._wait():
             try:
-                if flight is None:
+                if self.engine is not None:
                     with self.engine.mode():
-                        flight = Flight(self.engine)
-                self._turn(flight)
+                        self._turn(self.engine)
+                self._score()
             except Exception as error:  # a fault of ours or of the device: those who wait must hear of it
                 log.exception("the models' thread failed, and goes on without what it was doing")
                 self._end_all(error)
-                flight = None
+                self._flight = None
         self._end_all(Cancelled("the models are closed"))
 
-    def _wait(self, flight: Flight | None) -> bool:
+    def _wait(self) -> bool:
         """Wait until there is something to do; False once closed."""
         with self._lock:
-            busy = flight is not None and flight.unfinished
+            busy = self._flight is not None and self._flight.unfinished
             self._lock.wait_for(lambda: busy or self._closed or self._joining or self._leaving or self._scoring)
             return not self._closed
 
-    def _turn(self, flight: Flight) -> None:
+    def _turn(self, engine: Engine) -> None:
+        """Let calls come and go, and take a few steps of all that are in flight."""
         with self._lock:
             self._arrived, self._joining = self._joining, []
             leaving, self._leaving = self._leaving, []
-        with self.engine.mode():
-            self._take_out(flight, leaving)
-            self._take_in(flight, [call for call in self._arrived if not call.future.done()])
-            self._arrived = []
-            if flight.unfinished:
-                for number, rollout in flight.advance():
-                    call = self._calls[number]
-                    call.finished[number - call.numbers.start, rollout.index] = rollout
-                self._tell(flight)
-            elif not self._calls:
-                flight.rest()
+        flight = self._flight = self._flight or Flight(engine)
+        self._take_out(flight, leaving)
+        self._take_in(flight, [call for call in self._arrived if not call.future.done()])
+        self._arrived = []
+        if flight.unfinished:
+            for number, rollout in flight.advance():
+                call = self._calls[number]
+                call.finished[number - call.numbers.start, rollout.index] = rollout
+            self._tell(flight)
+        elif not self._calls:
+            flight.rest()
         self.waiting, self.running = flight.waiting, flight.running
-        self._score()
 
     def _take_in(self, flight: Flight, calls: Sequence[Sampling]) -> None:
         """All that came meanwhile joins at once, so that it is planned together."""
@@ -274,7 +207,7 @@ def _end_scoring(calls: Sequence[Scoring], error: Exception) -> None:
             call.future.set_exception(error)
 
 
-class Caller:
+class LiveCaller:
     """One caller of a `Live`: a Sampler and a StepScorer. `cancel`, from any thread, ends what it waits for."""
 
     def __init__(self, live: Live):
@@ -283,6 +216,8 @@ class Caller:
 
     def begin(self, requests: Sequence[Request], watched: bool = False) -> Sampling:
         """Ask for rollouts without waiting for them; `watched`: its updates hold texts so far."""
+        if self.live.engine is None:
+            raise ValueError("there is no policy to sample from: give one")
         call = Sampling(requests, watched)
         self._open(call)
         self.live.begin(call)
