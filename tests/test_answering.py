@@ -9,36 +9,22 @@ import pytest
 from chainofstep.answering import AnswerMade, Models, Progress, StepMade, TextMade, answer, complete, open_models
 from chainofstep.answering.answer import ANSWERING
 from chainofstep.answering.events import Teller
-from chainofstep.chain import STEP_END, Chain, Step, parse_prefix, render
+from chainofstep.chain import STEP_END, Chain, Step, parse_prefix
 from chainofstep.models.engine import Engine
 from chainofstep.models.prm import PRM
-from chainofstep.models.vlm import load_vlm, save_vlm
+from chainofstep.models.vlm import load_vlm
 from chainofstep.problems.tasks.build import write_problems
 from chainofstep.records import Example, Request, StepScores
 from chainofstep.search import METHODS, SearchConfig
-from small_training import chain, small
-from vlm_server import spread_vlm
+from taught import write_taught
 
 A, B, C, D = (Step(name, f"{name} thought", f"{name} reflection") for name in "ABCD")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy that was taught one chain by heart, a PRM, and pictures."""
-    from chainofstep.settings import apply_overrides
-    from chainofstep.training.sft import SftConfig, SftRow, train_sft
-
-    folder = tmp_path_factory.mktemp("answering")
-    [example] = write_problems("test", range(1), folder)
-    taught = small()
-    config = apply_overrides(SftConfig(), ["epochs=60", "batch_size=4", "forward_rows=4", "learning_rate=1e-2"])
-    train_sft(
-        taught,
-        [SftRow(example, render(chain(1, 2))), SftRow(example, render(chain(3, 4)))] * 2,
-        config,
-        folder / "policy",
-    )
-    save_vlm(spread_vlm(4, 2.0), folder / "prm")
+    folder = tmp_path_factory.mktemp("taught")
+    write_taught(folder)
     return folder
 
 

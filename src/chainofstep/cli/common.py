@@ -121,10 +121,12 @@ def one_line(error: Exception) -> str:
 def extra_of(error: ModuleNotFoundError) -> str:
     """The extra of this package that brings what is missing."""
     name = (error.name or "").partition(".")[0]
-    extras = {"fastapi": "serve", "uvicorn": "serve", "ray": "ray"} | dict.fromkeys(
-        ("openai", "datasets", "pyarrow", "imagehash", "rapidfuzz", "openpyxl"), "data"
-    )
-    return extras.get(name, "mini")
+    extras = {
+        "serve": ("fastapi", "uvicorn", "h11", "prometheus_client"),
+        "ray": ("ray",),
+        "data": ("openai", "datasets", "pyarrow", "imagehash", "rapidfuzz", "openpyxl"),
+    }
+    return next((extra for extra, names in extras.items() if name in names), "mini")
 
 
 def command(group: typer.Typer, name: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -4,7 +4,7 @@ Problems, pairs and reports need no weights, so what needs torch is imported whe
 install can do the rest, and `cos` answers fast.
 """
 
-from chainofstep.verbs.answer import ask, run_models
+from chainofstep.verbs.answer import asking, run_models
 from chainofstep.verbs.build import EndpointSettings, build, build_config, judge_endpoints
 from chainofstep.verbs.compare import compare
 from chainofstep.verbs.corpus import card, check_rows, export_rows, import_rows, mix, split, stats
@@ -23,7 +23,7 @@ __all__ = [
     "Paired",
     "Trained",
     "annotate",
-    "ask",
+    "asking",
     "build",
     "build_config",
     "card",

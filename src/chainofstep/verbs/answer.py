@@ -1,12 +1,21 @@
-"""Answering one question by a search method, and the models that do it."""
+"""Answering one question by search methods, and the models that do it."""
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chainofstep.records import Example
 from chainofstep.search import METHODS, SearchConfig, SearchResult
 from chainofstep.verbs.evaluate import full_name, needed_prm
 from chainofstep.verbs.files import choose, existing, model_path
+
+if TYPE_CHECKING:
+    from chainofstep.answering import Watch
+
+#: Methods that need no gold answer.
+ANSWERING = tuple(name for name in METHODS if name != "pass_at_n")
 
 
 def run_models(run: Path, model: str | None = None, prm: str | None = None) -> tuple[str, str | None]:
@@ -19,19 +28,18 @@ def run_models(run: Path, model: str | None = None, prm: str | None = None) -> t
     return model or str(policy), prm or (str(judge) if judge.is_dir() else None)
 
 
-def ask(
-    picture: Path, question: str, method: str, config: SearchConfig, model: str, prm: str | None = None
-) -> SearchResult:
-    """Answer a question about a picture by a search method; with a PRM, the chosen chain always has its scores."""
-    method = full_name(method)
-    answering = [name for name in METHODS if name != "pass_at_n"]  # that one looks at the gold answer
-    needed_prm([choose(method, answering, "method")], prm)
-    example = Example("question", question, (str(existing(picture)),), "", "word")
-    from chainofstep.pipeline.workers import prm as scorer_of
-    from chainofstep.pipeline.workers import sampler
+@contextmanager
+def asking(
+    picture: Path, question: str, methods: Sequence[str], config: SearchConfig, model: str, prm: str | None = None
+) -> "Iterator[dict[str, Callable[[Watch], SearchResult]]]":
+    """The methods by name, each a function that answers the question while someone watches.
 
-    scorer = scorer_of(model_path(prm)) if prm else None
-    result = METHODS[method]([example], sampler(model_path(model)), scorer, config)[0]
-    if scorer is None or result.chain is None or result.scores is not None:
-        return result
-    return replace(result, scores=scorer.score([(example, result.chain)])[0])
+    With a PRM the chosen chain always has its scores. ValueError for a method, picture or model that cannot be had.
+    """
+    names = [choose(full_name(method), ANSWERING, "method") for method in methods]
+    needed_prm(names, prm)
+    example = Example("question", question, (str(existing(picture)),), "", "word")
+    from chainofstep.answering import answer, open_models
+
+    with open_models(model_path(model), model_path(prm) if prm else None) as models:
+        yield {name: partial(answer, models.caller(), example, name, config) for name in names}

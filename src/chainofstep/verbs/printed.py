@@ -15,9 +15,11 @@ from chainofstep.records import ScoreFailure, StepScores
 from chainofstep.report.evaluation import INTERVAL, Sheet, caption, sheets
 from chainofstep.report.wording import percent
 from chainofstep.scoring.merge import Agreement
+from chainofstep.scoring.path_score import path_score
 from chainofstep.search import Cost, SearchResult
 
 if TYPE_CHECKING:
+    from chainofstep.answering import Event
     from chainofstep.pipeline.recipe import Recipe
 
 BETWEEN, EDGES = 2, 2  # cells between two columns of a table, and at its ends
@@ -66,20 +68,50 @@ def spent(cost: Cost) -> str:
     return f"cost: {cost.sampled_tokens:,} sampled tokens, {scored}"
 
 
-def print_answer(result: SearchResult, console: Console) -> None:
-    """The chain with a coloured score before each step, the answer, the cost."""
-    scores = result.scores if isinstance(result.scores, StepScores) else StepScores(())
-    for number, step in enumerate(result.chain.steps if result.chain else ()):
-        score = scores.steps[number] if scores.steps else None
-        console.print(Text.assemble(_score(score), (f"{number + 1}. {step.name}", "bold"), f"\n      {step.thought}"))
-        console.print(Text(f"      {step.reflection}", style="dim"))
-    if result.answer is None:
-        console.print(Text(f"no answer: {result.failure or 'no sample could be read as a chain'}", style="red"))
-    else:
-        console.print(Text.assemble(_score(scores.answer), ("Answer: ", "bold"), result.answer))
-    if isinstance(result.scores, ScoreFailure):
-        console.print(Text(f"not scored: {result.scores.reason}"))
-    console.print(Text(spent(result.cost), style="dim"))
+class PrintedAnswer:
+    """An answer as it is made: each step with its score in colour before it, then the answer, then the cost."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.printed = 0  # steps
+
+    def tell(self, event: "Event") -> None:
+        """Print what is new; samples that are only counted are not."""
+        from chainofstep.answering import AnswerMade, StepMade
+
+        if isinstance(event, StepMade):
+            if event.number < self.printed:
+                self.console.print(Text(f"another chain won; from step {event.number + 1} on it is", style="dim"))
+            self.printed = event.number + 1
+            head = (f"{event.number + 1}. {event.step.name}", "bold")
+            self.console.print(Text.assemble(_score(event.score), head, f"\n      {event.step.thought}"))
+            self.console.print(Text(f"      {event.step.reflection}", style="dim"))
+        elif isinstance(event, AnswerMade):
+            self.console.print(Text.assemble(_score(event.score), ("Answer: ", "bold"), event.answer))
+
+    def end(self, result: SearchResult, seconds: float) -> None:
+        """Print why there is no answer or no score, and what it cost."""
+        if result.answer is None:
+            self.console.print(
+                Text(f"no answer: {result.failure or 'no sample could be read as a chain'}", style="red")
+            )
+        if isinstance(result.scores, ScoreFailure):
+            self.console.print(Text(f"not scored: {result.scores.reason}"))
+        self.console.print(Text(f"{spent(result.cost)}, {seconds:.1f} s", style="dim"))
+
+
+def comparison_table(results: Mapping[str, SearchResult], seconds: Mapping[str, float]) -> Table:
+    """Methods on one question side by side."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("method", "answer", "path score", "steps", "sampled tokens", "seconds"):
+        table.add_column(Text(heading), justify="left" if heading in ("method", "answer") else "right")
+    for name, result in results.items():
+        scores, chain = result.scores, result.chain
+        value = f"{path_score(scores):.2f}" if isinstance(scores, StepScores) else ""
+        steps = "" if chain is None else str(len(chain.steps))
+        tokens = f"{result.cost.sampled_tokens:,}"
+        table.add_row(*map(Text, (name, result.answer or "none", value, steps, tokens, f"{seconds[name]:.1f}")))
+    return table
 
 
 def _score(score: float | None) -> tuple[str, str]:
