@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.rule import Rule
 
 from chainofstep.cli.common import METHOD_NAMES, MaxTokens, N, Seed, Temperature, TopP, Width
-from chainofstep.problems.pictures import picture_format
 from chainofstep.progress import Tick, progress
 
 if TYPE_CHECKING:
@@ -109,6 +108,8 @@ def _file(picture: str) -> Iterator[Path]:
     if picture != "-" and not picture.startswith(("http://", "https://")):
         yield Path(picture)
         return
+    from chainofstep.problems.pictures import picture_format
+
     content = sys.stdin.buffer.read(MOST_BYTES + 1) if picture == "-" else _fetched(picture)
     if len(content) > MOST_BYTES:
         raise ValueError(f"the picture on standard input is over {MOST_BYTES:,} bytes: scale it down")

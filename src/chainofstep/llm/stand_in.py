@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import json
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -312,6 +313,7 @@ def main(
     """Serve the OpenAI protocol without a model; the address is printed on the first line. Ctrl-C ends it."""
     behave = _script(reply_file, script)
     with StandIn(behave, latency, _faults(fault or []), takes_schema=not refuse_schema, port=port) as server:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` has its programs ignore it
         print(server.base_url, flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
