@@ -219,7 +219,7 @@ def splitmix(bits: int) -> int:
 def test_uniforms_are_splitmix_of_seed_index_and_step() -> None:
     golden = 0x9E3779B97F4A7C15
     seeds, indices = [0, -5, 2**63 + 3, 2**70], [0, 1, 2, 100_000]
-    got = uniforms(stream_keys(seeds, indices, torch.device("cpu")), step=9)
+    got = uniforms(stream_keys(seeds, indices, torch.device("cpu")), torch.tensor([9]))
     for value, seed, index in zip(got.tolist(), seeds, indices, strict=True):
         key = splitmix((splitmix((seed + golden) % 2**64) + (index + 1) * golden) % 2**64)
         assert value == (splitmix((key + 10 * golden) % 2**64) >> 40) * 2.0**-24
@@ -252,7 +252,7 @@ def plain_sample(vlm: VLM, request: Request) -> list[int]:
     for step in range(request.max_tokens):
         logits = full_logits(vlm, request.example, request.prefix, tuple(sampled))[-1:]
         probabilities = allowed_probabilities(vlm, logits)
-        sampled.append(int(choose(probabilities.log(), uniforms(keys, step), settings)))
+        sampled.append(int(choose(probabilities.log(), uniforms(keys, torch.tensor([step])), settings)))
         if sampled[-1] in control_tokens(vlm).endings(request.stop):
             break
     return sampled

@@ -9,7 +9,9 @@ import pytest
 
 from chainofstep.models.calls import Cancelled
 from chainofstep.models.engine import Engine
+from chainofstep.models.flight import Flight
 from chainofstep.models.live import CHAINS, Live
+from chainofstep.models.prefix_attention import CHUNK
 from chainofstep.models.prm import PRM
 from chainofstep.models.vlm import VLM
 from chainofstep.problems.tasks.build import write_problems
@@ -156,7 +158,6 @@ def test_closing_ends_who_waits_and_refuses_who_comes(policy, examples):
 
 def test_a_fault_of_the_device_reaches_all_who_wait_and_the_next_call_works(live, examples, monkeypatch):
     flight_steps = {"left": 3}
-    from chainofstep.models.flight import Flight
 
     step = Flight._step
 
@@ -185,3 +186,39 @@ def test_nothing_of_finished_calls_is_kept(live, examples):
     assert live._calls == {} and live._arrived == [] and not live._scoring
     flights = [thread for thread in threading.enumerate() if thread.name == "models"]
     assert len(flights) == 1
+
+
+def test_rows_that_join_later_are_sampled_as_if_alone_whatever_is_in_flight(policy, examples):
+    """Cohorts of several ages are put together, rows leave in between, and each text is what it is by itself."""
+    engine = Engine(policy, logprobs=True)
+    requests = [asked(example, number, n=1 + number % 3, tokens=10 + 13 * (number % 5)) for number, example in
+                enumerate(examples)]  # fmt: skip
+    expected = texts(Engine(policy).sample(requests))
+    found: dict[tuple[int, int], tuple] = {}
+    with engine.mode():
+        flight = Flight(engine)
+        largest = turn = 0
+        waiting = list(requests)
+        while waiting or flight.unfinished:
+            if waiting and turn % 2 == 0:
+                flight.join([waiting.pop(0)])
+            for number, rollout in flight.advance():
+                found[number, rollout.index] = texts([[rollout]])[0][0]
+            largest = max([largest, *(len(set(cohort.starts)) for cohort in flight.cohorts)])
+            turn += 1
+    assert largest > 2  # rows of several ages did lie side by side
+    assert [[found[number, i] for i in range(r.n)] for number, r in enumerate(requests)] == expected
+    assert not flight.open and not flight.users and not flight.lengths and not flight.examples
+
+
+def test_a_flight_that_never_ends_does_not_grow(policy, examples):
+    engine = Engine(policy)
+    with engine.mode():
+        flight = Flight(engine)
+        columns = []
+        for number in range(60):
+            flight.join([asked(examples[number % 12], number, n=1, tokens=24)])
+            flight.advance()
+            columns += [cohort.tokens.shape[1] for cohort in flight.cohorts]
+    assert max(columns) <= 2 * CHUNK  # 60 rows, one after the other, took 240 steps
+    assert len(flight.open) < 20

@@ -20,6 +20,7 @@ class CopiedKV:
 
     def __init__(self, vlm: VLM, features: PictureFeatures, key: PromptKey, prompt: Prompt, text: Ids, rows: int):
         self.vlm, self.age, self.rows = vlm, 0, rows
+        self.start = torch.zeros(rows, dtype=torch.long, device=vlm.device)  # all begin at once
         self.cache = DynamicCache()
         hidden, self.offset = _prefill(vlm, features, key, prompt, text, self.cache)
         self.length = hidden.shape[1]
@@ -48,8 +49,9 @@ class CopiedKV:
         )
         return output.logits[:, -1]
 
-    def keep(self, rows: torch.Tensor) -> None:
-        """Drop all rows but these."""
+    def keep(self, rows: torch.Tensor, first: int) -> None:
+        """Drop all rows but these; all began at `first` 0."""
+        self.start = self.start[rows]
         self.cache.batch_select_indices(rows)
         self.rows = len(rows)
 

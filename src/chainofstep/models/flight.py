@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 POLL = 4  # decode steps between two looks at which rows have ended; each look waits for the device
 REFILL = 4  # trunks are admitted when one part in so many of the budget is free
-FEW, GATHER = 4, 16  # with so many cohorts in flight, trunks that come one by one wait for others so many decode steps
+FEW, GATHER = 8, 16  # rows that are fewer than one in so many of those in flight wait for others so many decode steps
+SMALL_COHORT = 64  # rows up to which a cohort joins another
+COPIED = 8  # as long as the prefixes copied for it are no more than one part in so many of the budget
 LOGITS = 2**27  # float32 logits of one decode step that are held at once
 log = logging.getLogger(__name__)
 
@@ -257,9 +259,8 @@ class Flight:
             self._start(trunks)
 
     def _gathers(self) -> bool:
-        """Whether the few rows that wait should wait for more: many small cohorts cost more than one."""
-        soon = self.steps - self.admitted < GATHER
-        return soon and len(self.cohorts) >= FEW and self.waiting * GATHER < self.running
+        """Whether the few rows that wait should wait for more: taking some in costs as much as taking in many."""
+        return self.steps - self.admitted < GATHER and self.waiting * FEW < self.running
 
     def _next(self, free: int) -> list[Trunk]:
         if not self.engine.share:
@@ -274,8 +275,7 @@ class Flight:
     def _start(self, trunks: list[Trunk]) -> None:
         """Put a cohort in flight; where that fails, its questions one by one, to find the one at fault."""
         try:
-            self.cohorts.append(self._cohort(trunks))
-            self.admitted = self.steps
+            self._depart(self._cohort(trunks))
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             if out_of_memory(error):
                 self.starting = trunks
@@ -295,6 +295,24 @@ class Flight:
             except (RuntimeError, MemoryError):
                 self.starting += [trunk for later in questions[number + 1 :] for trunk in later]
                 raise
+
+    def _depart(self, cohort: Cohort) -> None:
+        """Put a cohort in flight, with an older one if it is small: each cohort costs calls of its own in each step."""
+        self.admitted = self.steps
+        host = next((other for other in self.cohorts if self._goes_with(cohort, other)), None)
+        if host is None:
+            self.cohorts.append(cohort)
+        else:
+            host.take_in(cohort)
+
+    def _goes_with(self, cohort: Cohort, host: Cohort) -> bool:
+        """Whether a cohort of few rows may join another, which copies the prefixes of both."""
+        mine, others = cohort.kv, host.kv
+        if not isinstance(mine, SharedKV) or not isinstance(others, SharedKV) or len(cohort) > SMALL_COHORT:
+            return False
+        copied = sum(level.prefixes * level.length for level in (*mine.levels, *others.levels))
+        alike = cohort.settings == host.settings and len(mine.levels) == len(others.levels)
+        return alike and copied * COPIED <= self.budget
 
     def _cohort(self, trunks: list[Trunk]) -> Cohort:
         settings = trunks[0].settings

@@ -157,6 +157,16 @@ class Level:
         )
         return logarithm, output
 
+    def take_in(self, other: "Level") -> None:
+        """Put another level's prefixes and rows behind these; the keys and values of both are copied."""
+        both = zip(self.layers, other.layers, strict=True)
+        self.layers = [(_stacked(mine[0], more[0]), _stacked(mine[1], more[1])) for mine, more in both]
+        self.owner = torch.cat([self.owner, other.owner + len(self.counts)])
+        self.seen, self.start = torch.cat([self.seen, other.seen]), torch.cat([self.start, other.start])
+        self.holder = None
+        self.private_bytes = sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        self._lay_out()
+
     def keep(self, rows: torch.Tensor) -> None:
         """Drop all rows but these; where much is left empty by it, prefixes are put together anew, fullest first."""
         self.owner, self.seen, self.start = self.owner[rows], self.seen[rows], self.start[rows]
@@ -180,6 +190,14 @@ class Level:
         number[order] = torch.arange(len(order), device=order.device)
         self.owner = number[self.owner]
         self._lay_out()
+
+
+def _stacked(mine: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+    """Keys or values [P, K, T, D] of both, padded with zeros: a NaN would outlive the sum that masks it."""
+    stacked = mine.new_zeros(len(mine) + len(more), mine.shape[1], max(mine.shape[2], more.shape[2]), mine.shape[3])
+    stacked[: len(mine), :, : mine.shape[2]] = mine
+    stacked[len(mine) :, :, : more.shape[2]] = more
+    return stacked
 
 
 @dataclass(frozen=True)
@@ -236,6 +254,13 @@ class Levels:
     def reached(self, window: int | None, deepest: int) -> int | None:
         """The window, or None where no text up to this depth is long enough to leave it."""
         return None if window is None or self.longest + deepest < window else window
+
+    def take_in(self, other: "Levels") -> None:
+        for level, more in zip(self.levels, other.levels, strict=True):
+            level.take_in(more)
+        self.before = torch.cat([self.before, other.before])
+        self.longest = max(self.longest, other.longest)
+        self.biases = {}
 
     def keep(self, rows: torch.Tensor) -> None:
         for level in self.levels:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from chainofstep.models.calls import Cancelled, Item, Sampling, Scoring
 from chainofstep.models.engine import Engine
-from chainofstep.models.flight import Flight
+from chainofstep.models.flight import FEW, GATHER, POLL, Flight
 from chainofstep.models.prm import PRM
 from chainofstep.records import Request, Rollout, Scored
 
@@ -37,6 +37,7 @@ class Live:
         self._scoring: deque[Scoring] = deque()
         self._flight: Flight | None = None
         self._calls: dict[int, Sampling] = {}  # by number in the flight
+        self._patience = 0  # decode steps that chains have waited
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
 
@@ -91,7 +92,8 @@ class Live:
                 if self.engine is not None:
                     with self.engine.mode():
                         self._turn(self.engine)
-                self._score()
+                if self._scores_now():
+                    self._score()
             except Exception as error:  # a fault of ours or of the device: those who wait must hear of it
                 log.exception("the models' thread failed, and goes on without what it was doing")
                 self._end_all(error)
@@ -162,6 +164,16 @@ class Live:
         for number in call.numbers:
             self._calls.pop(number, None)
             flight.failures.pop(number, None)
+
+    def _scores_now(self) -> bool:
+        """Whether to score what waits; few chains wait a while for more, as rows do, while many rows are sampled."""
+        with self._lock:
+            chains = sum(len(call.items) - len(call.scores) for call in self._scoring)
+        self._patience = self._patience + POLL if chains else 0
+        if chains * FEW < self.running and self._patience < GATHER:
+            return False
+        self._patience = 0
+        return bool(chains)
 
     def _score(self) -> None:
         """Score the first `CHAINS` chains that wait, of as many calls as they belong to."""

@@ -39,13 +39,16 @@ class Rows(Protocol):
 class SharedKV:
     """Rows that sample one token at a time: their levels, and the keys and values of their own tokens.
 
-    All rows have sampled `age` tokens, so a column is written at once; none samples more than `most`.
+    The oldest row has sampled `age` tokens. Row b's own tokens are columns `start[b]` to `age`, so that a column is
+    written at once; no row comes to need more than `most` columns.
     """
 
     def __init__(self, levels: Sequence[Level], most: int):
         self.shared = Levels(levels)
         self.age, self.most = 0, most
-        self.depth = torch.zeros(1, 1, dtype=torch.long, device=self.shared.before.device)
+        self.start = torch.zeros_like(self.shared.before)
+        self.depth = torch.zeros(1, 1, dtype=torch.long, device=self.start.device)
+        self.hidden: torch.Tensor | None = None  # [B, 1, 1, columns]: added to scores where rows began later
         self.own: Layers = [(self._empty(keys), self._empty(values)) for keys, values in levels[0].layers]
 
     def __len__(self) -> int:
@@ -83,9 +86,12 @@ class SharedKV:
     ) -> Partial:
         """What scaled queries [B, K, R, 1, D] find in their rows' own tokens, after storing the new ones."""
         keys, values = self.append(layer, key, value)
-        if window is not None:
-            keys, values = keys[:, :, -window:], values[:, :, -window:]
-        logarithm, output = partial_softmax(query[..., 0, :] @ keys.transpose(-1, -2), values)
+        first = 0 if window is None else max(0, self.age + 1 - window)
+        keys, values = keys[:, :, first:], values[:, :, first:]
+        scores = query[..., 0, :] @ keys.transpose(-1, -2)
+        if self.hidden is not None:
+            scores = scores + self.hidden[..., first : self.age + 1]
+        logarithm, output = partial_softmax(scores, values)
         return logarithm[..., None, :], output[..., None, :]
 
     def attend(
@@ -105,15 +111,42 @@ class SharedKV:
         larger[:, :, : buffer.shape[2]] = buffer
         return larger
 
-    def _taken(self, buffer: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def _hide(self) -> None:
+        """After rows came or went: what is before a row's own tokens is not for it."""
+        self.depth = (self.age - self.start)[:, None]
+        columns = torch.arange(max(self.most, self.age + 1), device=self.start.device)
+        before = columns < self.start[:, None]
+        self.hidden = torch.zeros(before.shape, device=before.device).masked_fill_(before, MASKED)[:, None, None]
+
+    def take_in(self, other: "SharedKV") -> None:
+        """Put rows that are no older behind these."""
+        late = self.age - other.age
+        self.shared.take_in(other.shared)
+        both = zip(self.own, other.own, strict=True)
+        self.own = [(self._joined(a[0], b[0], late), self._joined(a[1], b[1], late)) for a, b in both]
+        self.start = torch.cat([self.start, other.start + late])
+        self.most = max(self.most, other.most + late)
+        self._hide()
+
+    def _joined(self, mine: torch.Tensor, more: torch.Tensor, late: int) -> torch.Tensor:
+        joined = mine.new_zeros(len(mine) + len(more), *mine.shape[1:])  # zeros: hidden columns are weighed with 0
+        joined[: len(mine), :, : self.age] = mine[:, :, : self.age]
+        joined[len(mine) :, :, late : self.age] = more[:, :, : self.age - late]
+        return joined
+
+    def _taken(self, buffer: torch.Tensor, rows: torch.Tensor, first: int) -> torch.Tensor:
         taken = buffer.new_empty(len(rows), *buffer.shape[1:])
-        taken[:, :, : self.age] = buffer[:, :, : self.age].index_select(0, rows)
+        taken[:, :, : self.age - first] = buffer[:, :, first : self.age].index_select(0, rows)
         return taken
 
-    def keep(self, rows: torch.Tensor) -> None:
-        """Drop all rows but these (ascending numbers)."""
+    def keep(self, rows: torch.Tensor, first: int) -> None:
+        """Drop all rows but these (ascending numbers), and the columns before `first`, where none of them begins."""
         self.shared.keep(rows)
-        self.own = [(self._taken(keys, rows), self._taken(values, rows)) for keys, values in self.own]
+        self.own = [(self._taken(keys, rows, first), self._taken(values, rows, first)) for keys, values in self.own]
+        self.start = self.start[rows] - first
+        self.age, self.most = self.age - first, self.most - first
+        if self.hidden is not None:
+            self._hide()
 
 
 class Extension:

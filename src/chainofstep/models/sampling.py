@@ -53,9 +53,9 @@ def stream_keys(seeds: list[int], indices: list[int], device: torch.device) -> t
     return _mixed(_mixed(seed + _GOLDEN) + (torch.tensor(indices, device=device) + 1) * _GOLDEN)
 
 
-def uniforms(keys: torch.Tensor, step: int) -> torch.Tensor:
-    """Uniform numbers [B] in [0, 1), multiples of 2^-24, for step `step` of the streams `keys` [B]."""
-    return _shifted(_mixed(keys + _signed((step + 1) * _GOLDEN)), 40).float() * 2.0**-24
+def uniforms(keys: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """Uniform numbers [B] in [0, 1), multiples of 2^-24, for the `steps`-th numbers [B] of the streams `keys` [B]."""
+    return _shifted(_mixed(keys + (steps + 1) * _GOLDEN), 40).float() * 2.0**-24
 
 
 def choose(logits: torch.Tensor, uniform: torch.Tensor, settings: Settings) -> torch.Tensor:
