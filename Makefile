@@ -8,7 +8,7 @@ WORKERS ?= 2
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: run paper test check bench clean
+.PHONY: run paper test check bench docs clean
 
 run: $(VENV)/mini.stamp
 	$(BIN)/cos run mini --out runs/mini --seed 0
@@ -31,6 +31,11 @@ check: $(VENV)/dev.stamp
 bench: $(VENV)/mini.stamp
 	$(BIN)/python -m benchmarks
 
+# The documentation as a site, in build/site: open index.html, or serve the folder.
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
 # The results in runs/ stay.
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -49,4 +54,8 @@ $(VENV)/mini.stamp: $(VENV)/created.stamp pyproject.toml constraints.txt
 
 $(VENV)/dev.stamp: $(VENV)/mini.stamp
 	$(INSTALL) -e ".[dev]"
+	@touch $@
+
+$(VENV)/docs.stamp: $(VENV)/created.stamp pyproject.toml
+	$(INSTALL) -e ".[docs]"
 	@touch $@

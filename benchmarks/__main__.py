@@ -10,7 +10,20 @@ import typer
 from rich.console import Console
 from transformers.utils import logging
 
-from benchmarks import batching, beam, corpus, endpoint, evaluation, labels, resume, rollouts, scoring, spread
+from benchmarks import (
+    batching,
+    beam,
+    corpus,
+    endpoint,
+    evaluation,
+    labels,
+    resume,
+    rollouts,
+    scoring,
+    serving,
+    spread,
+    viewing,
+)
 from benchmarks.common import Row, machine, note, show, write
 from benchmarks.models import Bench
 
@@ -23,6 +36,8 @@ MEASURES: dict[str, Callable[[Bench], list[Row]]] = {
     "endpoint": endpoint.measure,
     "corpus": corpus.measure,
     "evaluation": evaluation.measure,
+    "serving": serving.measure,
+    "viewing": viewing.measure,
     "resume": resume.measure,
     "spread": spread.measure,
 }

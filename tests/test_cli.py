@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
-from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,12 @@ import typer
 from typer.testing import CliRunner
 
 from chainofstep import cli
-from chainofstep.chain import Chain, Step, render
+from chainofstep.chain import Step, render
 from chainofstep.cli.common import BAD_INPUT, one_line
 from chainofstep.problems.formats import FORMATS
 from chainofstep.records import Example, StepScores, from_row, to_row
 from chainofstep.scoring.pairs import PairRule
-from chainofstep.search import METHODS, Cost, SearchConfig, SearchResult
+from chainofstep.search import METHODS, SearchConfig
 from chainofstep.store import read_rows
 from chainofstep.verbs.data import SCORERS
 from chainofstep.verbs.files import choose, claim, read_examples, write_lines
@@ -66,7 +65,7 @@ def test_the_commands_are_those_of_the_method():
     assert {" ".join(words) for words in COMMANDS} == {
         *("run", "recipes", "plan", "report", "problems", "convert", "push"),
         *("train sft", "train prm", "train dpo", "train grpo"),
-        *("sample", "annotate", "pairs", "eval", "eval-prm", "compare", "ask"),
+        *("sample", "annotate", "pairs", "eval", "eval-prm", "compare", "ask", "serve", "view"),
         *("data sources", "data build", "data import", "data export", "data check", "data stats"),
         *("data split", "data mix", "data merge", "data card"),
     }
@@ -372,31 +371,6 @@ def test_adaptive_labels_spend_less(model, problem_file, tmp_path):
     assert 0 < spent["adaptive"] < spent["fixed"]
     again = ("--max-tokens", "8", "--hard-threshold", "0", "--out", tmp_path / "adaptive.jsonl")
     assert "was made with another adaptive" in error(*words, *again)
-
-
-def test_asking_prints_the_chain_or_why_there_is_none(model, problem_file):
-    picture = next((problem_file.parent / "pictures").glob("*.png"))
-    words = ("ask", picture, "What is the sum of row 2?", "--model", model, "--prm", model, "-n", 2, "--max-tokens", 6)
-    assert "no answer: " in cos(*words, "--method", "beam", code=1)
-    found = json.loads(cos(*words, "--json", code=1))
-    assert found["answer"] is None and found["cost"]["sampled_tokens"] == 6
-
-
-def test_an_answer_is_shown_with_its_scores():
-    from rich.console import Console
-
-    from chainofstep.verbs.printed import print_answer
-
-    chain = Chain((Step("Read row 1", "Row 1 reads 3 [bold].", "3 in row 1."),), "3")
-    result = SearchResult("q", "3", render(chain), chain, StepScores((0.25,), 0.9), Cost(1200, 2, 3))
-    console = Console(width=100, record=True, force_terminal=True, color_system="standard", file=StringIO())
-    print_answer(result, console)
-    coloured = console.export_text(styles=True, clear=False)
-    assert "\x1b[31m0.25" in coloured and "\x1b[32m0.90" in coloured
-    assert console.export_text() == (
-        "0.25  1. Read row 1\n      Row 1 reads 3 [bold].\n      3 in row 1.\n0.90  Answer: 3\n"
-        "cost: 1,200 sampled tokens, 2 chains scored (3 steps)\n"
-    )
 
 
 def test_the_models_of_a_run_answer(tmp_path):

@@ -1,14 +1,13 @@
 """`cos`: every command calls one function of `chainofstep.verbs` and prints what it returns."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from chainofstep.cli.ask import ask_command
 from chainofstep.cli.common import (
-    METHOD_NAMES,
     Commands,
     Concurrency,
     Examples,
@@ -30,7 +29,6 @@ from chainofstep.cli.common import (
     Temperature,
     TokensPerMinute,
     TopP,
-    Width,
     Workers,
     command,
     left_out,
@@ -40,7 +38,9 @@ from chainofstep.cli.data import data_app
 from chainofstep.cli.evaluate import eval_command
 from chainofstep.cli.measure import compare_command, eval_prm_command
 from chainofstep.cli.recipes import plan_command, recipes_command
+from chainofstep.cli.serve import serve_command
 from chainofstep.cli.train import convert_command, push_command, train_app
+from chainofstep.cli.view import view_command
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False
@@ -234,39 +234,15 @@ command(app, "eval-prm", "cos eval-prm models/prm visualprocessbench:data/vpb --
 command(app, "compare", "cos compare runs/mini runs/mini-beta --out compare.html")(compare_command)
 
 
-@command(app, "ask", 'cos ask picture.png "What is the sum of row 2?" --method beam -n 16 --run runs/mini')
-def ask_command(
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture file.", show_default=False)],
-    question: Annotated[str, typer.Argument(metavar="QUESTION", show_default=False)],
-    method: Annotated[str, typer.Option(help=f"{METHOD_NAMES} (or beam).")] = "greedy",
-    run: Annotated[Path, typer.Option(metavar="RUN", help="The run whose models answer.")] = Path("runs/mini"),
-    model: Annotated[str | None, typer.Option(help="Another policy.", show_default="RUN's last")] = None,
-    prm: Annotated[str | None, typer.Option(help="Another PRM.", show_default="RUN's")] = None,
-    n: N = 16,
-    width: Width = 1,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 0.95,
-    max_tokens: MaxTokens = 256,
-    seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole SearchResult as JSON.")] = False,
-) -> None:
-    """Answer a question about a picture: the steps, each with its PRM score, the answer, and what it cost."""
-    from chainofstep import verbs
-    from chainofstep.search import SearchConfig
+command(app, "ask", 'cos ask picture.png "What is the sum of row 2?" --compare greedy,beam -n 16 --run runs/mini')(
+    ask_command
+)
 
-    config = SearchConfig(n, width, temperature, top_p, max_tokens, seed=seed)
-    result = verbs.ask(picture, question, method, config, *verbs.run_models(run, model, prm))
-    if as_json:
-        from chainofstep.records import to_row
 
-        typer.echo(json.dumps(to_row(result), ensure_ascii=False))
-    else:
-        from chainofstep.verbs.printed import print_answer
+# Use
 
-        print_answer(result, Console())
-    if result.answer is None:
-        raise typer.Exit(1)
-
+command(app, "serve", "cos serve runs/mini/models/dpo-3 --prm runs/mini/models/prm --port 8000")(serve_command)
+command(app, "view", "cos view runs/mini")(view_command)
 
 app.add_typer(data_app, name="data")
 
