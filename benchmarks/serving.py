@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +18,7 @@ import httpx2 as httpx
 from benchmarks.common import Goal, Row, cost_row, note, seconds_of, take_in_turn
 from benchmarks.models import Bench, trained_policy
 from chainofstep.models.engine import Engine
+from chainofstep.models.prm import PRM
 from chainofstep.records import Example, Request
 
 MAX_TOKENS = 256
@@ -32,41 +33,61 @@ class Sizes:
     chains_each: int = 16  # of a request to score
 
 
-def measure(bench: Bench, sizes: Sizes = Sizes()) -> list[Row]:  # noqa: B008  # it is frozen
+def measure(bench: Bench, sizes: Sizes = Sizes()) -> list[Row]:
     examples = bench.examples(sizes.questions)
     policy, prm = str(bench.policy_folder or trained_policy()), str(bench.prm_folder)
     with _server(policy, prm) as address:
-        rows = [_rate(bench, sizes, examples, address)]
+        rows = _rate(bench, sizes, examples, address)
         rows.append(_first_step(bench, examples[: sizes.first_steps], address))
         rows.append(_scores(bench, sizes, examples, address))
     return rows
 
 
-def _rate(bench: Bench, sizes: Sizes, examples: Sequence[Example], address: str) -> Row:
-    """Seconds a sampled token, by the engine in one call and by so many clients, each waiting for its reply."""
-    engine = Engine(bench.policy)
+def _rate(bench: Bench, sizes: Sizes, examples: Sequence[Example], address: str) -> list[Row]:
+    """Seconds a sampled token: the engine with all questions, with as many at once as there are clients, and clients.
 
-    def alone(repeat: int) -> int:
-        requests = [
-            Request(example, 1, seed=_seed(repeat, i), max_tokens=MAX_TOKENS) for i, example in enumerate(examples)
-        ]
-        return sum(len(rollout.token_ids) for [rollout] in engine.sample(requests))
+    Each client waits for its reply before it asks again, so no more than one question a client is ever in flight.
+    """
+    engine, prm = Engine(bench.policy), PRM(bench.prm)
 
-    def served(repeat: int) -> int:
-        bodies = [_chat(example) | {"seed": _seed(repeat, i), "temperature": 1.0} for i, example in enumerate(examples)]
+    def sampled(repeat: int, at_once: int, scored: bool) -> int:
+        requests = [Request(e, 1, seed=_seed(repeat, i), max_tokens=MAX_TOKENS) for i, e in enumerate(examples)]
+        total = 0
+        for begin in range(0, len(requests), at_once):
+            some = requests[begin : begin + at_once]
+            rollouts = [rollout for [rollout] in engine.sample(some)]
+            total += sum(len(rollout.token_ids) for rollout in rollouts)
+            chains = [(r.example, o.chain) for r, o in zip(some, rollouts, strict=True) if o.chain is not None]
+            if scored:
+                prm.score(chains)
+        return total
+
+    def served(repeat: int, scored: bool) -> int:
+        settings = {"temperature": 1.0, "scores": scored}
+        bodies = [_chat(example) | settings | {"seed": _seed(repeat, i)} for i, example in enumerate(examples)]
         replies = asyncio.run(_all(address, "/v1/chat/completions", bodies, sizes.clients))
         return sum(reply["usage"]["completion_tokens"] for reply in replies)
 
-    runs = take_in_turn({"the engine alone": alone, f"{sizes.clients} clients": served}, bench.repeats)
-    per_token = [[run.seconds / run.value for run in runs[name]] for name in runs]
-    return cost_row(
-        f"cos serve, {sizes.clients} clients, {sizes.questions} questions, steps scored by the PRM",
-        per_token[1],
-        per_token[0],
-        Goal(0.7),
-        lambda seconds: f"{1 / seconds:,.0f} tokens/s",
-        "against the engine alone, which scores nothing; the clients run on the same two cores",
-    )
+    contenders: dict[str, Callable[[int], int]] = {
+        "engine, all at once": lambda repeat: sampled(repeat, len(examples), False),
+        f"engine, {sizes.clients} at a time": lambda repeat: sampled(repeat, sizes.clients, False),
+        f"{sizes.clients} clients": lambda repeat: served(repeat, False),
+        f"engine and PRM, {sizes.clients} at a time": lambda repeat: sampled(repeat, sizes.clients, True),
+        f"{sizes.clients} clients, scored": lambda repeat: served(repeat, True),
+    }
+    runs = take_in_turn(contenders, bench.repeats)
+    whole, engine64, clients, both64, scored = [[run.seconds / run.value for run in timed] for timed in runs.values()]
+    each, goal = f"{sizes.clients} clients, {sizes.questions} questions", Goal(0.7)
+
+    def rate(seconds: float) -> str:
+        return f"{1 / seconds:,.0f} tokens/s"
+
+    here = "the clients run on the same cores"
+    return [
+        cost_row(f"{each}, against the engine with as many at a time", clients, engine64, goal, rate, here),
+        cost_row(f"{each}, against the engine with all questions at once", clients, whole, goal, rate, here),
+        cost_row(f"{each}, scored, against engine and PRM with as many at a time", scored, both64, goal, rate, here),
+    ]
 
 
 def _first_step(bench: Bench, examples: Sequence[Example], address: str) -> Row:

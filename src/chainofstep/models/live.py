@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from chainofstep.models.calls import Cancelled, Item, Sampling, Scoring
 from chainofstep.models.engine import Engine
@@ -87,18 +88,21 @@ class Live:
     # In the thread of the models
 
     def _run(self) -> None:
+        with nullcontext() if self.engine is None else self.engine.mode():  # entering it takes as long as a step
+            self._loop()
+        self._end_all(Cancelled("the models are closed"))
+
+    def _loop(self) -> None:
         while self._wait():
             try:
                 if self.engine is not None:
-                    with self.engine.mode():
-                        self._turn(self.engine)
+                    self._turn(self.engine)
                 if self._scores_now():
                     self._score()
             except Exception as error:  # a fault of ours or of the device: those who wait must hear of it
                 log.exception("the models' thread failed, and goes on without what it was doing")
                 self._end_all(error)
                 self._flight = None
-        self._end_all(Cancelled("the models are closed"))
 
     def _wait(self) -> bool:
         """Wait until there is something to do; False once closed."""
