@@ -8,7 +8,7 @@ WORKERS ?= 2
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: run paper test check bench docs clean
+.PHONY: run paper test slow check bench docs clean
 
 run: $(VENV)/mini.stamp
 	$(BIN)/cos run mini --out runs/mini --seed 0
@@ -19,9 +19,12 @@ paper: $(VENV)/mini.stamp
 	OMP_NUM_THREADS=1 $(BIN)/cos run paper --out runs/paper --seeds $(SEEDS) --jobs 2 --results docs/results.md
 
 # One thread a worker: two workers with two threads each on two cores are slower than either alone.
+PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 test: $(VENV)/dev.stamp
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 \
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(PYTEST) -m "not slow"
+
+slow: $(VENV)/dev.stamp
+	$(PYTEST) -m slow
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

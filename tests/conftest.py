@@ -16,7 +16,8 @@ settings.load_profile("shared")
 LONGEST = (
     *("test_pipeline.py", "test_distributed.py", "test_families_training.py", "test_grpo_runs.py", "test_spread.py"),
     *("test_training_resume.py", "test_training_families.py", "test_training_machine.py", "test_families.py"),
-    *("test_plan_measured.py", "test_launched.py", "test_data_build.py", "test_engine.py"),
+    *("test_plan_measured.py", "test_launched.py", "test_data_build.py", "test_docs.py", "test_engine.py"),
+    *("test_serve_load.py", "test_view_page.py", "test_play_page.py"),
 )
 
 
