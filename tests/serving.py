@@ -72,6 +72,9 @@ class ScriptedModels:
         self.callers.append(ScriptedCaller(self))
         return self.callers[-1]
 
+    def control_tokens(self, of_prm: bool = False) -> dict[str, int]:
+        return {}
+
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         return [chr(number) for number in ids]
 

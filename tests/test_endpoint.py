@@ -226,7 +226,7 @@ def test_a_model_without_step_tokens_is_found_first(examples: list[Example]) -> 
 
 def test_a_server_of_an_unknown_kind_is_asked_to_be_named(vlm: VLM, examples: list[Example]) -> None:
     with VlmServer(vlm, dialect="llamacpp") as server:
-        with pytest.raises(ValueError, match="neither vLLM nor SGLang"):
+        with pytest.raises(ValueError, match="neither vLLM, SGLang nor"):
             sampler_of(server).sample([Request(examples[0])])
         server.dialect = "vllm"
         assert sampler_of(server, dialect="vllm").sample([Request(examples[0], max_tokens=2)])

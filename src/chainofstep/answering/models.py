@@ -66,6 +66,19 @@ class Models:
             return None
         return int(self.live.engine.vlm.model.config.get_text_config().max_position_embeddings)
 
+    def control_tokens(self, of_prm: bool = False) -> dict[str, int]:
+        """The control tokens of the policy or the PRM with their ids; none of an endpoint's."""
+        live = self.live
+        owner = None if live is None else live.prm if of_prm else live.engine
+        if owner is None:
+            return {}
+        from chainofstep.chain import ALL_TOKENS
+        from chainofstep.models.families import control_texts
+
+        vocabulary = owner.vlm.tokenizer.get_vocab()
+        names = dict.fromkeys((*ALL_TOKENS, *control_texts(owner.vlm.processor)))
+        return {name: vocabulary[name] for name in names if name in vocabulary}
+
     def token_texts(self, ids: Sequence[int]) -> list[str]:
         """What each token is as text. ValueError for an endpoint's, whose tokenizer is not here."""
         if self.live is None or self.live.engine is None:

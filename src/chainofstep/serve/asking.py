@@ -36,6 +36,7 @@ class Asked:
     token_ids: bool
     stream: bool
     usage: bool  # a stream ends with a chunk of usage
+    first: int  # which of the seed's samples is the first
 
     def example(self, paths: tuple[str, ...]) -> Example:
         return Example(QUESTION, self.question, paths, "", "word")
@@ -53,6 +54,7 @@ class Asked:
             top_p=config.top_p,
             top_k=self.top_k,
             stop="step" if self.stop_at_steps else "answer",
+            first=self.first,
         )
 
 
@@ -84,6 +86,7 @@ def read_chat(body: ChatRequest, model: str, prm: str | None, settings: ServeSet
         body.return_token_ids,
         bool(body.stream),
         bool(body.stream_options and body.stream_options.include_usage),
+        body.first,
     )
 
 
@@ -113,6 +116,7 @@ def _refuse_with_search(body: ChatRequest, prefix: str, stops: list[str]) -> Non
         "logprobs": body.logprobs,
         "return_token_ids": body.return_token_ids,
         "top_k": (body.top_k or 0) > 0,
+        "first": body.first > 0,
         "messages": bool(prefix),
     }
     for name, given in wrong.items():

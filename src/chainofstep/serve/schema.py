@@ -113,6 +113,9 @@ class ChatRequest(_Strict):
     skip_special_tokens: bool = Field(True, description="false: the content is the raw text with the step tokens.")
     continue_final_message: bool | None = Field(None, description="Go on with the last message, the assistant's.")
     return_token_ids: bool = False
+    first: int = Field(
+        0, ge=0, le=2**31, description="Samples first .. first + n - 1 of the seed, to ask for more later."
+    )
     scores: bool = Field(True, description="false: the PRM is not asked, except where the method goes by its scores.")
     # Taken and ignored
     user: str | None = None

@@ -32,15 +32,17 @@ def chat(model: str, dialect: Dialect, tokens: Tokens, example: Example, text: s
 
     `UnreadablePicture` (a ValueError) for a picture that cannot be sent.
     """
-    parts = [_picture(path, dialect) for path in example.images]
-    parts.append({"type": "text", "text": tokens.question(example.question)})
+    parts = [picture_part(path, dialect) for path in example.images]
+    question = example.question if dialect.own else tokens.question(example.question)
+    parts.append({"type": "text", "text": question})
     messages: list[Body] = [{"role": "user", "content": parts}]
     if not text:
         return {"model": model, "messages": messages}
     return {"model": model, "messages": [*messages, {"role": "assistant", "content": text}], **dialect.go_on}
 
 
-def _picture(path: str, dialect: Dialect) -> Body:
+def picture_part(path: str, dialect: Dialect) -> Body:
+    """A picture as a part of a message."""
     digest = picture_hash(path)
     part: Body = {"type": "image_url", "image_url": {"url": _kept_url(path, digest)}}
     return part | {"uuid": digest} if dialect.picture_ids else part
@@ -54,6 +56,16 @@ def _kept_url(path: str, digest: str) -> str:
 
 def sampling(request: Request, dialect: Dialect, tokens: Tokens, place: int, count: int, logprobs: bool) -> Body:
     """The fields that say how samples `place` .. `place + count - 1` of a request are drawn."""
+    if dialect.own:
+        return {
+            "n": count,
+            "seed": request.seed,
+            "first": request.first + place,
+            **{name: getattr(request, name) for name in ("temperature", "top_p", "top_k", "max_tokens")},
+            "stop": [STEP_END] if request.stop == "step" else [],
+            "logprobs": logprobs,
+            **dialect.verbatim,
+        }
     return {
         "n": count,
         "seed": sample_seed(request.seed, request.first + place),
@@ -107,8 +119,8 @@ def _ending(last: int, finish: str, request: Request, tokens: Tokens) -> Ending:
 
 
 def _check_text(text: str, ids: Sequence[int], tokens: Tokens) -> None:
-    """ValueError if control tokens were sampled that the text does not show."""
-    for name in {tokens.names[number] for number in ids if number in tokens.names}:
+    """ValueError if control tokens were sampled that the text does not show; the end of a turn is no part of it."""
+    for name in {tokens.names[number] for number in ids if number in tokens.names} - tokens.ends:
         if text.count(name) < ids.count(tokens.ids[name]):
             raise ValueError(f"the server leaves {name!r} out of the text though it was sampled")
 

@@ -29,10 +29,15 @@ async def introduce(each: Open, model: str, dialect: str | None, tokenizer: str 
     found = named(dialect) if dialect else dialect_of(offered[model])
     if found is None:
         owner = offered[model].get("owned_by")
-        raise ValueError(f"{server.url} is neither vLLM nor SGLang (owned_by {owner!r}): name the dialect it speaks")
+        raise ValueError(
+            f"{server.url} is neither vLLM, SGLang nor `cos serve` (owned_by {owner!r}): name the dialect it speaks"
+        )
 
-    told = await each.ask("/tokenize", {"model": model} | names_asked(found, USUAL))
-    asked = tokens_of(ids_told(found, USUAL, told))
+    if found.own:
+        asked = tokens_of(offered[model].get("tokens") or {})
+    else:
+        told = await each.ask("/tokenize", {"model": model} | names_asked(found, USUAL))
+        asked = tokens_of(ids_told(found, USUAL, told))
     server.dialect, server.tokens = found, read_tokens(tokenizer) if tokenizer else asked
     _check_tokens(each, server.tokens, asked)
     return found, server.tokens
@@ -62,6 +67,8 @@ async def tokenized(each: Open, fields: dict[str, Any]) -> list[int]:
 async def check_policy(each: Open, model: str, dialect: str | None, tokenizer: str | None) -> None:
     """ValueError if the server does not go on with a text exactly, or does not return exactly what was sampled."""
     kind, tokens = await introduce(each, model, dialect, tokenizer)
+    if kind.own:  # what is checked below, it does by itself
+        return
     end = tokens.ids[STEP_END]
     forced = {"max_tokens": 1, "temperature": 0.0, "stop_token_ids": [end], "logit_bias": {str(end): CERTAIN}}
 
@@ -114,6 +121,8 @@ async def check_prm(each: Open, model: str, dialect: str | None, tokenizer: str 
         raise ValueError(
             f"{each.server.url}: {model} has no token {missing[0]!r}: serve a model that was trained as a PRM"
         )
+    if kind.own:
+        return
     prefix = render(TRIAL_CHAIN.prefix(1), STEP_TAG)
     if not kind.pools:  # it tells the ids of a chat only with a completion
         return await _check_prm_chat(each, model, kind, tokens, prefix)

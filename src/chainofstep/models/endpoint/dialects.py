@@ -1,7 +1,7 @@
-"""What vLLM and SGLang call things: the one place that knows in which of the two a server differs.
+"""What vLLM, SGLang and `cos serve` call things: the one place that knows in which of them a server differs.
 
-Read in their sources: vLLM's `entrypoints/openai/chat_completion/protocol.py` and `v1/engine/parallel_sampling.py`,
-SGLang's `srt/entrypoints/openai/protocol.py` and `serving_chat.py` (autumn 2026).
+Of the first two read in their sources (autumn 2026): vLLM's `entrypoints/openai/chat_completion/protocol.py` and
+`v1/engine/parallel_sampling.py`, SGLang's `srt/entrypoints/openai/protocol.py` and `serving_chat.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +29,7 @@ class Dialect:
     named_logprobs: bool
     tokenizes_lists: bool  # /tokenize takes several texts; where it does not, it can say what text each token is
     pools: bool = False  # serves /pooling and /classify for chats with pictures
+    own: bool = False  # `cos serve`: takes questions and seeds as they are, and scores whole chains by /v1/score
 
 
 VLLM = Dialect(
@@ -64,7 +65,18 @@ SGLANG = Dialect(
     named_logprobs=False,
     tokenizes_lists=True,
 )
-DIALECTS = {dialect.name: dialect for dialect in (VLLM, SGLANG)}
+OWN = Dialect(
+    "chainofstep",
+    go_on={"continue_final_message": True},
+    verbatim={"skip_special_tokens": False, "return_token_ids": True, "scores": False},
+    no_top_k=0,
+    samples_by_seed=True,
+    picture_ids=False,
+    named_logprobs=False,
+    tokenizes_lists=False,
+    own=True,
+)
+DIALECTS = {dialect.name: dialect for dialect in (VLLM, SGLANG, OWN)}
 
 
 def named(name: str) -> Dialect:

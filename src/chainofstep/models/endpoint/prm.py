@@ -7,6 +7,8 @@ server can be asked for in three ways:
   request for each new tag; the server's prefix cache holds what comes before it.
 - "pooling": a pooling server that reads at the tags (`tok_pooling_type` STEP) gives all of a chain's scores at once.
 - "classify": a pooling server that reads at the last token; one request for each new tag.
+
+`cos serve` is asked in a fourth way, "score": for a whole chain by /v1/score, and keeps what it knows of it by itself.
 """
 
 import asyncio
@@ -14,11 +16,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal, get_args
 
 from chainofstep.chain import BAD, GOOD, STEP_TAG, Chain, render
 from chainofstep.llm.records import EndpointDown
-from chainofstep.models.endpoint.chat import NEUTRAL, chat, prompt_key
+from chainofstep.models.endpoint.chat import NEUTRAL, chat, picture_part, prompt_key
 from chainofstep.models.endpoint.check import TRIAL, TRIAL_CHAIN, check_prm
 from chainofstep.models.endpoint.dialects import Body, Dialect
 from chainofstep.models.endpoint.pool import NOT_THERE, Open, Server, Session, Unanswered, together
@@ -26,8 +29,13 @@ from chainofstep.models.endpoint.sampler import same_kind
 from chainofstep.models.endpoint.tokens import Tokens
 from chainofstep.records import Example, Scored, ScoreFailure, StepScores
 
-Way = Literal["tokens", "pooling", "classify"]
-ROUTES: dict[Way, str] = {"tokens": "/v1/chat/completions", "pooling": "/pooling", "classify": "/classify"}
+Way = Literal["tokens", "pooling", "classify", "score"]
+ROUTES: dict[Way, str] = {
+    "tokens": "/v1/chat/completions",
+    "pooling": "/pooling",
+    "classify": "/classify",
+    "score": "/v1/score",
+}
 KNOWN = 2**17  # scores that are kept
 Ask = Callable[[str, Callable[[Server], bytes]], Coroutine[Any, Any, Any]]
 
@@ -80,10 +88,14 @@ class EndpointPrm:
         dialect = each.server.dialect
         assert dialect is not None
         tried: tuple[Way, ...] = ("tokens", "pooling", "classify") if dialect.pools else ("tokens",)
+        tried = ("score",) if dialect.own else tried
         whys = []
         for way in (self.way,) if self.way else tried:
             try:
-                await self._ask(ask, each.server, way, TRIAL, ends_of(self._text(TRIAL_CHAIN, each.server)))
+                if way == "score":
+                    await self._ask_whole(ask, TRIAL, TRIAL_CHAIN)
+                else:
+                    await self._ask(ask, each.server, way, TRIAL, ends_of(self._text(TRIAL_CHAIN, each.server)))
             except Unanswered as error:
                 if not error.trouble.reason.startswith(("HTTP 4", NOT_THERE)):
                     raise
@@ -124,7 +136,12 @@ class EndpointPrm:
             return await session.post(prompt, 1, route, body)
 
         new = [text for text in texts if (prompt, text) not in self.known]
-        if new:
+        if new and self.way == "score":
+            values = await self._ask_whole(ask, example, chain)
+            self.known |= {(prompt, text): value for text, value in zip(texts, values, strict=True)}
+            self.scored_chains += 1
+            self.scored_steps += len(texts)
+        elif new:
             assert self.way is not None
             asked = texts if self.way == "pooling" else new
             values = await self._ask(ask, server, self.way, example, asked)
@@ -145,6 +162,21 @@ class EndpointPrm:
         assert server.tokens is not None
         columns = [(f"token_id:{server.tokens.ids[name]}", name) for name in (GOOD, BAD)]
         return [read_next(answer, *columns) if way == "tokens" else read_class(answer) for answer in answers]
+
+    async def _ask_whole(self, ask: Ask, example: Example, chain: Chain) -> list[float]:
+        """P(good) of the steps of a chain, and of its answer where it has one. ValueError without."""
+
+        def body(server: Server) -> bytes:
+            assert server.dialect is not None
+            images = [picture_part(path, server.dialect)["image_url"]["url"] for path in example.images]
+            given = {"steps": [asdict(step) for step in chain.steps], "answer": chain.answer}
+            fields = {"model": self.model, "question": example.question, "images": images, "chains": [given]}
+            return json.dumps(fields).encode("ascii")
+
+        [row] = (await ask(ROUTES["score"], body))["data"]
+        if row["error"]:
+            raise ValueError(str(row["error"]))
+        return [*row["steps"], *([] if chain.answer is None else [row["answer"]])]
 
     def _body(self, way: Way, example: Example, text: str) -> Callable[[Server], bytes]:
         def body(server: Server) -> bytes:
