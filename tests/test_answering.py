@@ -66,6 +66,7 @@ def test_a_watched_answer_is_what_the_method_gives_alone(models, folder, example
     assert tuple(event.step for event in told) == result.chain.steps
     assert [event.number for event in told] == list(range(len(told)))
     assert [event.score for event in told] == pytest.approx(list(expected.steps), abs=1e-5)
+    assert result.cost.scored_chains >= 1 and result.cost.scored_steps >= len(told)
     assert events[-1] == AnswerMade(0, result.chain.answer, pytest.approx(expected.answer, abs=1e-5))
 
 

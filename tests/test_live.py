@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from chainofstep.chain import Chain, Step
 from chainofstep.models.calls import Cancelled
 from chainofstep.models.engine import Engine
 from chainofstep.models.flight import Flight
@@ -222,3 +223,24 @@ def test_a_flight_that_never_ends_does_not_grow(policy, examples):
             columns += [cohort.tokens.shape[1] for cohort in flight.cohorts]
     assert max(columns) <= 2 * CHUNK  # 60 rows, one after the other, took 240 steps
     assert len(flight.open) < 20
+
+
+def test_text_that_no_tokenizer_takes_fails_alone(live, policy, judge, examples):
+    odd = Example("odd", "half a \ud800 pair", examples[0].images, "", "word")
+    gone = live.caller().begin([asked(odd)])
+    staying = live.caller().begin([asked(examples[1], 4)])
+    with pytest.raises(SamplingErrors):
+        gone.result()
+    assert texts(staying.result()) == texts(Engine(policy).sample([asked(examples[1], 4)]))
+    step = Step("half \udfff", "of it", "is lost")
+    found = live.caller().score([(examples[0], Chain((step,))), (examples[0], examples[0].chain)])
+    assert isinstance(found[0], ScoreFailure) and found[1].steps == pytest.approx(
+        PRM(judge).score([(examples[0], examples[0].chain)])[0].steps, abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("temperature", [1e-7, 1e-38, 5e-324])
+def test_a_temperature_next_to_nothing_is_greedy(live, examples, temperature):
+    cold = Request(examples[0], n=2, seed=3, max_tokens=TOKENS, temperature=temperature, top_p=0.9)
+    greedy = Request(examples[0], n=2, seed=3, max_tokens=TOKENS, temperature=0.0)
+    assert texts(live.caller().sample([cold])) == texts(live.caller().sample([greedy]))

@@ -207,6 +207,26 @@ def test_what_is_transparent_becomes_white(tmp_path):
 # Hashes
 
 
+def test_a_picture_is_turned_as_its_camera_says(tmp_path):
+    upright = Image.new("RGB", (4, 2), "white")
+    upright.putpixel((0, 0), (200, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # what is stored is to be turned by 90 degrees to the right
+    upright.rotate(90, expand=True).save(tmp_path / "camera.png", exif=exif)
+    shown = open_picture(tmp_path / "camera.png")
+    assert shown.size == (4, 2) and shown.getpixel((0, 0)) == (200, 0, 0)
+
+
+def test_sixteen_bits_are_scaled_and_not_cut_off(tmp_path):
+    values = np.array([[0, 256 * 100, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    assert [open_picture(tmp_path / "deep.png").getpixel((x, 0)) for x in range(3)] == [
+        (0, 0, 0),
+        (100, 100, 100),
+        (255, 255, 255),
+    ]
+
+
 def test_copies_hash_alike_and_other_charts_do_not(tmp_path):
     pytest.importorskip("imagehash")
     path, other = chart(tmp_path / "a.png"), chart(tmp_path / "other.png", heights=(9, 5, 7, 2))

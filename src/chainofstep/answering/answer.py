@@ -5,9 +5,18 @@ from dataclasses import replace
 from chainofstep.answering.complete import complete
 from chainofstep.answering.events import Progress, Teller, Watch, ignore
 from chainofstep.answering.models import Caller
-from chainofstep.records import Example
+from chainofstep.records import Example, Scored
 from chainofstep.scoring.path_score import score_pools
-from chainofstep.search import BY_SCORE, METHODS, SearchConfig, SearchResult, pool_results, step_beam, whole_chains
+from chainofstep.search import (
+    BY_SCORE,
+    METHODS,
+    Cost,
+    SearchConfig,
+    SearchResult,
+    pool_results,
+    step_beam,
+    whole_chains,
+)
 
 #: Methods that need no gold answer.
 ANSWERING = tuple(name for name in METHODS if name != "pass_at_n")
@@ -40,7 +49,7 @@ def answer(
     else:
         result = _from_pool(caller, example, method, config, watch)
     if scored and caller.scores and result.chain is not None and result.scores is None:
-        result = replace(result, scores=caller.score([(example, result.chain)])[0])
+        result = _with_scores(result, caller.score([(example, result.chain)])[0])
     if method != "greedy":
         teller.chain(result.chain, result.scores)
     return result
@@ -50,7 +59,14 @@ def _greedy(caller: Caller, example: Example, config: SearchConfig, watch: Watch
     request = whole_chains(example, replace(config, n=1, temperature=0.0, top_p=1.0))
     [completion] = complete(caller, request, watch, scored)
     result = pool_results([example], [[completion.rollout]], None, "self_consistency", 1)[0]
-    return replace(result, scores=completion.scores if result.chain is not None else None)
+    return result if completion.scores is None else _with_scores(result, completion.scores)
+
+
+def _with_scores(result: SearchResult, scores: Scored) -> SearchResult:
+    """What a method that does not go by score came to, with the scores of its chain and what they cost."""
+    if result.chain is None:
+        return result
+    return replace(result, scores=scores, cost=result.cost + Cost(0, 1, len(result.chain.steps)))
 
 
 def _from_pool(caller: Caller, example: Example, method: str, config: SearchConfig, watch: Watch) -> SearchResult:

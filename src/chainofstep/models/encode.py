@@ -5,14 +5,17 @@ Training, sampling and scoring all encode here, so the tokens trained on are the
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from chainofstep.chain import escape
 from chainofstep.models.families import control_texts, needs_start
 from chainofstep.models.vlm import VLM
+from chainofstep.problems.pictures import PictureError
+from chainofstep.problems.pictures import open_picture as opened_picture
 from chainofstep.records import Example
 
 PromptKey = tuple[str, tuple[str, ...]]  # question and pictures
@@ -28,12 +31,11 @@ class Prompt:
 
 def open_picture(path: str) -> Image.Image:
     """A picture as RGB; ValueError in one line if it is missing or unreadable."""
+    if not os.path.exists(path):
+        raise ValueError(f"picture {path} does not exist; check the example's `images`")
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except FileNotFoundError:
-        raise ValueError(f"picture {path} does not exist; check the example's `images`") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        return opened_picture(Path(path))
+    except PictureError as error:
         raise ValueError(f"picture {path} cannot be read ({error}); replace the file") from error
 
 

@@ -152,7 +152,7 @@ class PRM:
             try:
                 prompt = Prompt(self.prefixes.prompts.prompt_ids(example), {})
                 row = encode_chain_for_prm(self.vlm, example, chain, prompt)
-            except ValueError as error:
+            except (ValueError, TypeError) as error:  # a tokenizer's TypeError: half a surrogate
                 results[key] = ScoreFailure(str(error))
                 continue
             if row.tags:

@@ -13,6 +13,7 @@ from chainofstep.models.families import control_texts, end_of_turn
 from chainofstep.models.vlm import VLM
 from chainofstep.records import Ending
 
+COLDEST = 1e-6  # a temperature below it is greedy: logits divided by it may be infinite
 FIRST_CANDIDATES = 64  # how many of the largest probabilities top_p looks at before it sorts them all
 
 
@@ -63,7 +64,7 @@ def choose(logits: torch.Tensor, uniform: torch.Tensor, settings: Settings) -> t
 
     The distribution is summed in the order of token ids, which no rounding of logits can change.
     """
-    if settings.temperature == 0:
+    if settings.temperature < COLDEST:
         return logits.argmax(-1)
     probabilities = torch.softmax(logits / settings.temperature, -1)
     if settings.top_p == 1 or logits.is_cuda:  # looking which rows are certain would wait for the GPU

@@ -75,7 +75,7 @@ def plan(vlm: VLM, requests: Sequence[Request], prompts: PromptCache, control: C
     for number, request in enumerate(requests, start=first):
         try:
             key, settings, ids = _encoded(vlm, request, planned, prompts)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # a tokenizer's TypeError: text that is no text, half a surrogate
             planned.failures[number] = str(error)
             continue
         asked = len(planned.prompts[key]) - (not ids)

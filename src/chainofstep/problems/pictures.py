@@ -16,7 +16,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
-from PIL import Image, ImageFile
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
 
 MAX_PIXELS = 64_000_000
 #: Formats in use in data sets. Others stay closed: some decoders start programs (EPS) or are little tested.
@@ -111,13 +112,22 @@ def picture_format(content: bytes) -> str:
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The decoded picture as RGB; what is transparent in it is white."""
+    """The decoded picture as RGB, as browsers show it: turned as its EXIF says, on white where it is transparent."""
     with _file(path) as file:
-        picture: Image.Image = _opened(file, path.name, decode=True)
+        picture: Image.Image = ImageOps.exif_transpose(_eight_bits(_opened(file, path.name, decode=True)))
         if not picture.has_transparency_data:
             return picture.convert("RGB")
         picture = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """A picture of 16 bits a pixel scaled to 8, which Pillow would cut off at 255."""
+    if not picture.mode.startswith("I"):
+        return picture
+    scaled = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    scaled.info = picture.info
+    return scaled
 
 
 def perceptual_hash(path: Path) -> str:
