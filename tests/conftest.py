@@ -45,7 +45,8 @@ class ScriptedSampler:
 
     def _continue(self, request: Request) -> list[Rollout]:
         texts = self._texts(request)
-        return [self._rollout(request, texts[index % len(texts)], index) for index in range(request.n)]
+        places = range(request.first, request.first + request.n)
+        return [self._rollout(request, texts[place % len(texts)], place) for place in places]
 
     def _texts(self, request: Request) -> Sequence[str]:
         if not isinstance(self.script, Mapping):

@@ -10,6 +10,7 @@ from chainofstep.answering import Models
 from chainofstep.serve import errors
 from chainofstep.serve.asking import methods_of
 from chainofstep.serve.chat import Desk, chat
+from chainofstep.serve.described import STREAMED, WORK_ERRORS, answers, describe
 from chainofstep.serve.documentation import page_of
 from chainofstep.serve.errors import Refusal, refusal_of
 from chainofstep.serve.fetch import Fetcher
@@ -18,6 +19,7 @@ from chainofstep.serve.jobs import Crew
 from chainofstep.serve.metrics import Counted, Metrics
 from chainofstep.serve.pictures import Pictures
 from chainofstep.serve.replies import Row
+from chainofstep.serve.reply_schema import ChatReply, HealthReply, ModelReply, ModelsReply, ScoreReply
 from chainofstep.serve.schema import ChatRequest, ScoreRequest
 from chainofstep.serve.score import score
 from chainofstep.serve.settings import ServeSettings
@@ -82,24 +84,12 @@ def app(models: Models, settings: ServeSettings, fetcher: Fetcher | None = None)
     _other_routes(api, models, settings, metrics, queue)
     files = _page_files() if settings.page else {}
     _page_routes(api, files)
+    describe(api, bool(settings.keys))
     guarded = KeyGuard(queue, settings.keys, {"/health", _ICON, *files}, metrics.refuse)
     return Server(Counted(SecurityHeaders(guarded), metrics, frozenset(_ROUTES)), api, queue, pictures, crew)
 
 
 _ABOUT = "OpenAI's chat completions, with steps, their scores and search; and the scores alone."
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text}
-    for status, text in {
-        401: "no valid key",
-        404: "no such model",
-        408: "the body came too slowly",
-        413: "the body or a picture is too large",
-        422: "a field is wrong; the message names it",
-        429: "full; see Retry-After",
-        500: "the server failed",
-        503: "stopping",
-    }.items()
-}
 
 
 def _work_routes(api: "FastAPI", desk: Desk) -> None:
@@ -113,28 +103,28 @@ def _work_routes(api: "FastAPI", desk: Desk) -> None:
             raise refusal_of(error) from None
         return found if isinstance(found, Response) else Response(errors.as_json(found), media_type="application/json")
 
-    @api.post("/v1/chat/completions", responses=_ERRORS)
+    @api.post("/v1/chat/completions", responses=answers(ChatReply, *WORK_ERRORS, more=STREAMED))
     async def chat_completions(body: ChatRequest, request: Request) -> Any:
         """Sample chains, or search for the best one."""
         return await answered(chat(desk, body, request))
 
-    @api.post("/v1/score", responses=_ERRORS)
+    @api.post("/v1/score", responses=answers(ScoreReply, *WORK_ERRORS))
     async def scores(body: ScoreRequest, request: Request) -> Any:
         """Score the steps of chains."""
         return await answered(score(desk, body, request))
 
 
 def _other_routes(api: "FastAPI", models: Models, settings: ServeSettings, metrics: Metrics, queue: Queue) -> None:
-    from fastapi.responses import HTMLResponse, JSONResponse, Response
+    from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
     entries = model_rows(models, settings)
 
-    @api.get("/v1/models")
+    @api.get("/v1/models", responses=answers(ModelsReply))
     async def listed() -> Any:
         """The model, and the model with each search method."""
         return {"object": "list", "data": entries}
 
-    @api.get("/v1/models/{name:path}", responses={404: _ERRORS[404]})
+    @api.get("/v1/models/{name:path}", responses=answers(ModelReply, 404))
     async def one_model(name: str) -> Any:
         """One of them."""
         for entry in entries:
@@ -142,14 +132,14 @@ def _other_routes(api: "FastAPI", models: Models, settings: ServeSettings, metri
                 return entry
         raise Refusal(404, f"no model {name[:100]!r}; see /v1/models", "model", "model_not_found")
 
-    @api.get("/health", responses={503: _ERRORS[503]})
+    @api.get("/health", responses=answers(HealthReply) | {503: {"model": HealthReply, "description": "stopping"}})
     async def health() -> Any:
         """Whether requests are taken."""
         status = "stopping" if queue.stopping else "ok"
         told = {"status": status, "model": models.name, "prm": models.prm_name, "in_progress": queue.in_progress}
         return JSONResponse(told, 503 if queue.stopping else 200)
 
-    @api.get("/metrics")
+    @api.get("/metrics", response_class=PlainTextResponse)
     async def counted() -> Response:
         """Counters, as Prometheus reads them."""
         content, kind = metrics.text()
@@ -165,7 +155,12 @@ def model_rows(models: Models, settings: ServeSettings) -> list[Row]:
     methods = list(methods_of(models.prm_name))
     facts = {"object": "model", "created": 0, "owned_by": "chainofstep", "methods": methods, "prm": models.prm_name}
     facts |= {"n": settings.n, "max_tokens": settings.max_tokens, "context": models.context}
-    return [{"id": name, **facts} for name in (models.name, *(f"{models.name}:{method}" for method in methods))]
+    rows = [{"id": name, **facts} for name in (models.name, *(f"{models.name}:{method}" for method in methods))]
+    rows[0]["tokens"] = models.control_tokens()
+    if models.prm_name not in (None, models.name):  # other programs of this package score by it: NAME@URL
+        judge = {**facts, "id": models.prm_name, "methods": [], "tokens": models.control_tokens(of_prm=True)}
+        rows.append(judge)
+    return rows
 
 
 def _page_routes(api: "FastAPI", files: dict[str, Path]) -> None:

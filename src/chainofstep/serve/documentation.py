@@ -13,13 +13,12 @@ def page_of(openapi: Schema) -> str:
     """The page as HTML."""
     schemas = openapi.get("components", {}).get("schemas", {})
     routes = [_route(path, verb, route) for path, verbs in openapi["paths"].items() for verb, route in verbs.items()]
-    used = [name for name in schemas if name not in ("HTTPValidationError", "ValidationError")]
     parts = [
         element("h1", openapi["info"]["title"]),
         element("p", openapi["info"].get("description")),
         element("p", "As JSON: ", element("a", "openapi.json", href="openapi.json")),
         *routes,
-        *(_fields(name, schemas[name]) for name in used),
+        *(_fields(name, schema) for name, schema in schemas.items()),
     ]
     head = [
         element("meta", charset="utf-8"),

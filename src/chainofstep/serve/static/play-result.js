@@ -48,6 +48,12 @@ const costText = (cost, usage) => [
   isScore(cost?.seconds) && `${cost.seconds.toFixed(2)} s`,
 ].filter(Boolean).join(" · ");
 
+/** What hindered the chain, in one line: why the text is none, and why it has no scores. */
+const noteText = (chain) => [
+  chain?.problem && `Not a whole chain: ${chain.problem}.`,
+  chain?.unscored && `Not scored: ${chain.unscored}.`,
+].filter(Boolean).join(" ");
+
 export class Result {
   constructor(title) {
     this.steps = [];
@@ -73,6 +79,7 @@ export class Result {
     if (delta.answer) replaceContent(this.answer, answerView(delta.answer));
     if (chunk.cost) this.cost = chunk.cost;
     if (chunk.search) this.search = chunk.search;
+    if (delta.chain) this.chain = delta.chain;
     if (choice?.finish_reason) this.ending = choice.finish_reason;
   }
 
@@ -99,9 +106,11 @@ export class Result {
     this.error.hidden = !error;
     this.error.textContent = error ?? "";
     const plain = !this.answer.hasChildNodes() && plainText(this.content);
+    const note = !this.search?.failure && noteText(this.chain);
     replaceContent(this.more,
       plain && element("pre", { dir: "auto" }, plain),
-      this.ending === "length" && element("p", { class: "aside" }, "Cut by the token limit."),
+      note && element("p", { class: "aside note", dir: "auto" }, note),
+      this.ending === "length" && !this.search?.failure && element("p", { class: "aside" }, "Cut by the token limit."),
       this.search?.failure && element("p", { class: "error" }, `The search failed: ${this.search.failure}`),
       this.search?.candidates && candidatesFold(this.search.candidates));
   }
