@@ -22,7 +22,7 @@ PHONE = {"width": 390, "height": 844}
 PATIENCE = 20_000  # milliseconds: a shared machine is slow
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # playwright's event loop runs until it stops, and asyncio refuses a second one
 def browser() -> "Iterator[Browser]":
     """A Chromium of this machine."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pages are tested with playwright")

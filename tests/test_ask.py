@@ -2,7 +2,10 @@
 
 import io
 import json
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -37,7 +40,9 @@ def picture_of(folder: Path) -> Path:
 def cos_ask(folder: Path, picture: object, *words: object, stdin: bytes = b"", code: int = 0) -> Result:
     models = ("--model", folder / "policy", "--prm", folder / "prm", "-n", 4, "--temperature", 0.4, "--seed", 3)
     whole = ["ask", picture, "What is the sum of row 1?", *models, *words]
-    found = CliRunner().invoke(cli.app, [str(word) for word in whole], input=stdin, env={"COLUMNS": "120"})
+    with ThreadPoolExecutor(1) as threads:  # a browser of other tests may have left its event loop in this one
+        asked = partial(CliRunner().invoke, cli.app, [str(word) for word in whole], input=stdin, env={"COLUMNS": "120"})
+        found = threads.submit(asked).result()
     assert found.exit_code == code, (found.stdout, found.stderr, found.exception)
     return found
 
@@ -137,9 +142,82 @@ def test_an_address_is_fetched_and_what_is_wrong_with_it_said(folder):
 
 @pytest.mark.parametrize("content", [b"", b"no picture"])
 def test_standard_input_without_a_picture_is_refused(folder, content):
-    assert "unreadable picture" in cos_ask(folder, "-", stdin=content, code=2).stderr
+    assert "unreadable picture: standard input: " in cos_ask(folder, "-", stdin=content, code=2).stderr
+
+
+def test_other_addresses_are_not_fetched(folder):
+    for address in ("ftp://x/x.png", "File:///x.png"):
+        said = cos_ask(folder, address, code=2).stderr
+        assert said.startswith(f"error: {address}: only http and https") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--temperature", -1), "temperature is -1.0; give 0 or more"),
+        (("--top-p", 0), "top_p is 0.0; give a number above 0, up to 1"),
+        (("-n", 0), "n is 0; give at least 1"),
+        (("--max-tokens", 0), "max_tokens is 0; give at least 1"),
+        (("--width", 0), "width is 0; give at least 1"),
+        (("--width", 3, "--method", "beam"), "n is 4 and width 3; choose a width that divides n"),
+        (("--compare", "greedy,beam,greedy"), "method greedy is named twice in 'greedy,beam,greedy': name each once"),
+        (("--compare", "beam,step_beam"), "method step_beam is named twice in 'beam,step_beam': name each once"),
+        (("--compare", "greedy, ,beam"), "a method's name is empty in 'greedy,,beam': there are greedy, "),
+    ],
+)
+def test_what_means_nothing_is_refused_before_models_are_loaded(folder, words, said):
+    assert cos_ask(folder, picture_of(folder), "--model", "gone", *words, code=2).stderr.startswith(f"error: {said}")
+
+
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_an_empty_question_is_refused_before_models_are_loaded(folder, question):
+    words = ["ask", str(picture_of(folder)), question, "--model", "gone"]
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 2
+    assert done.stderr == f"error: the question is {question!r}: ask something about the picture\n"
+
+
+def test_what_cannot_be_sampled_is_told_of_the_one_question_alone(folder, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    said = cos_ask(folder, tmp_path / "broken.png", code=2).stderr
+    assert "request" not in said and "example" not in said and "broken.png" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("streams", "said"),
+    [
+        ("- Q --model gone <&-", "standard input is closed: send the picture to it, or give a file"),
+        (
+            "FILE Q --model MODEL > /dev/full",
+            "no space left where the output goes: free some, or send it elsewhere",
+        ),
+    ],
+)
+def test_streams_that_cannot_be_used_are_one_line(folder, streams, said):
+    words = streams.replace("FILE", str(picture_of(folder))).replace("MODEL", str(folder / "policy"))
+    command = f"{sys.executable} -m chainofstep ask {words}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"error: {said}")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_method_that_is_not_known_is_refused_before_models_are_loaded(folder):
     done = cos_ask(folder, picture_of(folder), "--compare", "greedy,best", code=2)
     assert "best" in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("chainofstep.verbs.run_models", ["ask", "x.png", "Q"]),
+        ("chainofstep.cli.serve._listen", ["serve", "m"]),
+        ("chainofstep.view.opened.Shelf", ["view", "r", "--export", "x.html"]),
+    ],
+)
+def test_a_stop_of_what_keeps_nothing_promises_nothing(monkeypatch, where, words):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, stopped)
+    done = CliRunner().invoke(cli.app, words)
+    assert (done.exit_code, done.stderr) == (130, "stopped\n")

@@ -88,6 +88,7 @@ def test_copied_bytes_are_those_of_the_formula(bench):
     assert rollouts.copied_bytes(random_decoder(SMALL), case, longer) == positions * floats * 4 > copied
 
 
+@pytest.mark.slow
 def test_continuous_batching(bench):
     pytest.importorskip("psutil")
     cases = (

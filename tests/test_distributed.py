@@ -22,6 +22,7 @@ from safetensors.torch import load_file  # noqa: E402
 from chainofstep.models.vlm import load_vlm  # noqa: E402
 from small_training import examples_of, main, rows_of, train, write_inputs  # noqa: E402
 
+pytestmark = pytest.mark.slow
 PLAIN = ["sft", "prm", "dpo"]
 ADAPTED = ["sft,lora.rank=2", "dpo,lora.rank=2"]
 CONFIGS = files("chainofstep") / "accelerate_configs"

@@ -19,6 +19,7 @@ from chainofstep.verbs.files import write_lines
 from conftest import make_chain
 
 pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
 
 SCRIPTS = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 FOLDER = SCRIPTS[0].parent

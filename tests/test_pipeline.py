@@ -71,6 +71,7 @@ def chains_wanted(run):
     run.sample("search/pool", run.model_folder("sft"), run.examples("test"), run.sampling("search"))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_rows(tmp_path, small_base, monkeypatch):
     monkeypatch.setattr("chainofstep.pipeline.run.SHIPPED", small_base)
     with Run(SMALL, tmp_path / "whole") as run:

@@ -141,6 +141,7 @@ def test_a_killed_pretraining_ends_in_the_same_weights(tmp_path):
     assert all(torch.equal(tensor, whole[name]) for name, tensor in weights(resumed).items())
 
 
+@pytest.mark.slow
 def test_a_killed_base_ends_in_the_same_bytes(tmp_path, monkeypatch):
     make_base(CONFIG, 0, tmp_path / "whole")
     sampled = mini_base.sampled_chains

@@ -23,6 +23,7 @@ from chainofstep.store import Log
 from chainofstep.verbs.files import read_examples, write_lines
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
 CHUNKS = 6
 EXAMPLES = [Example(f"e{n}", "?", (), "1", "number") for n in range(CHUNKS * CHUNK - 3)]
 

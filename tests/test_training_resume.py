@@ -66,6 +66,7 @@ def losses(out):
     return [{name: row[name] for name in ("loss", "grad_norm", "step")} for row in log if "loss" in row]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", KINDS)
 @pytest.mark.parametrize("lora", [(), ("lora.rank=4", "lora.dropout=0.1")], ids=["full", "lora"])
 def test_a_training_that_was_stopped_ends_in_the_same_bytes(what, lora, inputs, tmp_path, monkeypatch):

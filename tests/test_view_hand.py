@@ -1,6 +1,7 @@
 """Labels by hand: what a correction changes, and that the rows which it leaves are what training reads."""
 
 import json
+import os
 import threading
 from dataclasses import replace
 
@@ -187,6 +188,13 @@ def test_pictures_from_outside_the_run_keep_their_whole_path(run, tmp_path):
     write_rows(run / "problems/test.jsonl", [to_row(replace(Q1, images=(str(outside), "gone.png"))), to_row(Q2)])
     label(run, "q-1", 0, 0, 0)
     assert rows(run, "examples")[0]["images"] == [str(outside), "gone.png"]
+
+
+def test_corrections_are_not_written_to_a_pipe(run):
+    (run / "hand").mkdir()
+    os.mkfifo(run / "hand/corrections.jsonl")
+    with pytest.raises(ValueError, match="is no regular file: take it away"):
+        label(run, "q-1", 0, 0, 0)
 
 
 def test_viewers_that_correct_at_once_lose_nothing(run):

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,20 +12,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from chainofstep.chain import render
-from chainofstep.records import ScoreFailure, StepScores
+from chainofstep.records import ScoreFailure, StepScores, to_row
 from chainofstep.search import Candidate, Cost, SearchResult
 from chainofstep.view.beam import levels
 from chainofstep.view.export import bundle, export_page
 from chainofstep.view.hand import Hand
 from chainofstep.view.items import item_of, pairs_page
 from chainofstep.view.opened import NotThere, OpenRun, Shelf
-from chainofstep.view.pictures import encoded, find_picture
+from chainofstep.view.pictures import OutsideRun, encoded, find_picture
 from chainofstep.view.texts import read_text
 from chainofstep.view.tree import build_tree
 from conftest import make_chain
-from view_case import BROKEN, CUT, PICTURE, Q1, TEN, TWELVE, pool_rows, score_rows, write_rows, write_run
+from view_case import BROKEN, CUT, PICTURE, Q1, Q2, TEN, TWELVE, pool_rows, score_rows, write_rows, write_run
 
 HOSTILE = "</script><script>alert(1)</script><!--<script>\"'&\u2028"
+
+HELD = re.compile(r'<script type="application/json" id="exported">(.*?)</script>', re.DOTALL)
 
 
 @pytest.fixture
@@ -222,11 +225,55 @@ def test_pictures_are_found_where_the_run_lies_now(run, tmp_path):
     for image in (PICTURE, "test/q-1.png", f"/elsewhere/runs/x/{PICTURE}", "/other/q-1.png", "C:\\runs\\q-1.png"):
         found = find_picture(run, examples, image)
         assert found is not None and found.resolve() == wanted.resolve(), image
-    outside = tmp_path / "own.png"
-    Image.new("RGB", (4, 4)).save(outside)
-    assert find_picture(run, examples, str(outside)) == outside
     for image in ("", "gone.png", "a\0b", "x" * 5000, "/", ".."):
         assert find_picture(run, examples, image) is None, image
+
+
+def test_pictures_outside_the_run_are_found_in_given_folders_alone(run, tmp_path):
+    examples, outside = run / "problems/test.jsonl", tmp_path / "own" / "one.png"
+    outside.parent.mkdir()
+    Image.new("RGB", (4, 4)).save(outside)
+    (run / "link.png").symlink_to(outside)
+    (run / "link").symlink_to(outside.parent)
+    ways = (str(outside), "../../own/one.png", "../own/one.png", "link.png", "link/one.png", "/nowhere/gone.png")
+    for image in ways:
+        with pytest.raises(OutsideRun, match="outside the run: give --pictures FOLDER"):
+            find_picture(run, examples, image)
+        with pytest.raises(OutsideRun):
+            find_picture(run, examples, image, [tmp_path / "ow"])
+    for image in ways[:-1]:
+        found = find_picture(run, examples, image, [tmp_path / "ow", outside.parent])
+        assert found is not None and found.resolve() == outside.resolve(), image
+    assert find_picture(run, examples, f"{tmp_path}/own/q-1.png") == run / PICTURE  # by its name
+
+
+def test_a_run_behind_a_link_has_its_pictures(run, tmp_path):
+    (tmp_path / "link").symlink_to(run)
+    for own in (run, tmp_path / "link"):
+        assert find_picture(tmp_path / "link", None, str(own / PICTURE)) is not None
+
+
+def test_a_picture_that_is_not_shown_says_why(run, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "own.png")
+    images = (PICTURE, str(tmp_path / "own.png"), "gone.png")
+    write_rows(run / "problems/test.jsonl", [to_row(replace(Q1, images=images)), to_row(Q2)])
+    for folders, outside in (((), "outside the run: give --pictures FOLDER"), ((tmp_path,), "")):
+        opened = OpenRun("run", run, folders)
+        found = item_of(opened, opened.sets["search/pool"], "q-1", Hand(run))
+        assert found["missing"] == ["", outside, "not there: put it in the run folder"]
+        export_page(Shelf([run], folders), tmp_path / "page.html", 1)
+        (held,) = HELD.findall((tmp_path / "page.html").read_text("utf-8"))
+        (item,) = json.loads(held)["items"]
+        assert item["missing"] == found["missing"]
+        assert [address[:10] for address in item["pictures"]] == ["data:image", "" if outside else "data:image", ""]
+    with pytest.raises(ValueError, match=r"--pictures .*gone is no folder"):
+        Shelf([run], [tmp_path / "gone"])
+
+
+def test_an_export_makes_no_folders(run, tmp_path):
+    with pytest.raises(ValueError, match="a/b is no folder: make it"):
+        export_page(Shelf([run]), tmp_path / "a/b/page.html", 1)
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_picture_leaves_as_new_pixels_alone(tmp_path):
@@ -247,7 +294,7 @@ def exported(run, tmp_path, limit):
     path = tmp_path / "page.html"
     count = export_page(Shelf([run]), path, limit)
     text = path.read_text("utf-8")
-    (held,) = re.findall(r'<script type="application/json" id="exported">(.*?)</script>', text, re.DOTALL)
+    (held,) = HELD.findall(text)
     return count, text, json.loads(held)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,9 +161,9 @@ def test_filters_narrow_the_list_and_stand_in_the_address(page: "Page", address:
 
 def test_keys_go_through_questions_tabs_and_filters(page: "Page", address: str) -> None:
     open_list(page, address)
-    page.keyboard.press("j")
     page.locator("h1", has_text="What is number 0?").wait_for()
     page.keyboard.press("j")
+    page.locator("h1").get_by_text(SCRIPT).wait_for()
     page.keyboard.press("j")
     page.locator("h1", has_text="What is number 2?").wait_for()
     page.keyboard.press("k")
@@ -181,6 +182,49 @@ def test_keys_go_through_questions_tabs_and_filters(page: "Page", address: str) 
     page.keyboard.press("Escape")
     page.keyboard.press("?")
     assert page.locator("#help").is_visible()
+
+
+def test_the_first_question_of_the_list_opens_by_itself_at_a_desk(page: "Page", address: str) -> None:
+    page.goto("about:blank")
+    open_list(page, address, "run=small&set=rollouts&family=clock")
+    page.locator("#item .place", has_text="clock · clock-1").wait_for()
+    assert "id=clock-1" in page.url and page.locator("a[aria-current]").get_attribute("data-id") == "clock-1"
+    page.go_back()
+    assert page.url == "about:blank"  # it is no step of its own
+    open_list(page, address, item("line_sum-4"))
+    page.locator("#item .place", has_text="line_sum-4").wait_for()
+    assert "id=line_sum-4" in page.url
+
+
+def test_a_question_without_text_has_its_id_in_the_list(page: "Page", address: str, run: Path) -> None:
+    asked = [to_row(replace(question(number)[0], question=" " * number)) for number in (0, 1)]
+    write_rows(run / "examples.jsonl", asked)
+    open_list(page, address)
+    assert page.locator(".row-question").all_text_contents()[:3] == ["line_sum-0", "clock-1", "line_sum-2"]
+
+
+def test_a_picture_outside_the_run_is_said_to_be_there(page: "Page", address: str, run: Path) -> None:
+    write_rows(run / "examples.jsonl", [to_row(replace(question(0)[0], images=("/elsewhere/grid.gif", "grid.png")))])
+    page.route(
+        "**/api/items?*", lambda route: route.fulfill(json={"questions": 0, "rollouts": 0, "ready": 1, "items": []})
+    )
+    page.goto(f"{address}/#{item('line_sum-0')}")
+    page.locator(".pictures p", has_text="picture is missing: outside the run: give --pictures FOLDER").wait_for()
+    assert page.locator(".pictures img").count() == 1
+
+
+def test_a_phone_shows_where_a_question_is_and_whose_run_it_is(phone: "Page", address: str) -> None:
+    phone.goto(f"{address}/#run=small")
+    phone.locator("#questions a").nth(2).click()
+    place = phone.locator("#item .place", has_text="line_sum · line_sum-2")
+    place.wait_for()
+    header = "document.querySelector('.bar').getBoundingClientRect().bottom"
+    assert place.bounding_box()["y"] >= phone.evaluate(header)
+    assert phone.locator("#where").text_content() == "small · rollouts" and phone.locator("#where").is_visible()
+    phone.click("#back")
+    assert not phone.locator("#where").is_visible() and "id=" not in phone.url  # the list stays a list
+    assert phone.locator("#run").bounding_box()["y"] < phone.locator("#set").bounding_box()["y"]
+    assert phone.locator("#run").bounding_box()["width"] > 250
 
 
 def test_the_theme_is_remembered(page: "Page", address: str) -> None:

@@ -15,6 +15,8 @@ from chainofstep.view.calibration import calibration_of
 from chainofstep.view.facts import gap
 from chainofstep.view.lists import Filter, choose
 from chainofstep.view.opened import NotThere, OpenRun, Shelf
+from chainofstep.view.overview import runs_page
+from chainofstep.view.rows import Rows, first_row
 from chainofstep.view.runs import named_runs, read_run
 from chainofstep.view.texts import counted, read_text
 from view_case import CHECKER, POOLS, PRM, Q1, Q2, TEN, marker, pool_rows, score_rows, write_rows, write_run
@@ -43,6 +45,37 @@ def chosen(one, **filters):
 
 
 # Which file is what
+
+
+@pytest.mark.parametrize(
+    "name", ["x.jsonl", "hand/corrections.jsonl", "stages/x.json", "search/pool/rollouts.made.json", "problems/q.png"]
+)
+def test_what_is_no_regular_file_is_not_waited_for(run, name):
+    (run / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(run / name)
+    shelf = Shelf([run])
+    one = shelf.set("run", "search/pool")
+    while one.work():
+        pass
+    found = runs_page(shelf)["runs"][0]
+    assert found["sets"][0]["questions"] == 2
+    assert found["problems"] == ([f"{name}: no regular file, left out"] if "x.json" in name else [])
+
+
+def test_a_log_that_became_a_pipe_has_no_rows(run):
+    path = run / "search/pool/rollouts.jsonl"
+    rows = Rows(path)
+    path.unlink()
+    os.mkfifo(path)
+    assert list(rows.at([0])) == [{}] and first_row(path) == {}
+    assert Rows(path).problems == [f"{path} cannot be read: no regular file"]
+
+
+def test_an_index_that_is_a_pipe_is_made_anew(run):
+    kept = run / ".view" / opened(run).facts.kept_as
+    kept.unlink()
+    os.mkfifo(kept)
+    assert opened(run).ready == 1 and kept.is_file()
 
 
 def test_a_run_says_in_its_markers_whose_scores_are_whose(run):

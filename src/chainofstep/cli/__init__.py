@@ -95,6 +95,7 @@ def _summary(page: Path) -> None:
     from chainofstep.store import read_json
 
     print_summary(read_json(page.parent / "results.json"), Console(), page)
+    typer.echo(f"Every chain, step by step: cos view {page.parent}")
 
 
 @command(app, "problems", "cos problems data/test --kind line_sum --kind count_colour --count 40")

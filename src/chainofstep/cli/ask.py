@@ -1,7 +1,9 @@
 """`cos ask`: one question about one picture, its steps printed as they are made."""
 
 import asyncio
+import errno
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     Answers = dict[str, Callable[[Watch], SearchResult]]
 
 MOST_BYTES, SECONDS = 2**26, 60.0  # of a picture that is fetched or read from standard input
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 Picture = Annotated[
     str, typer.Argument(metavar="PICTURE", help="A file, an http(s) URL, or - for standard input.", show_default=False)
@@ -57,7 +60,7 @@ def ask_command(
     config = SearchConfig(n, width, temperature, top_p, max_tokens, seed=seed)
     methods = [name.strip() for name in compare.split(",")] if compare else [method]
     models = verbs.run_models(run, model, prm)
-    with _file(picture) as file, verbs.asking(file, question, methods, config, *models) as answers:
+    with _file(picture) as file, verbs.asking(file, question, methods, config, *models) as answers, _room():
         results = _as_json(answers) if as_json else _printed(answers, n)
     if any(result.answer is None for result in results):
         raise typer.Exit(1)
@@ -103,20 +106,46 @@ def _tell(printed: "PrintedAnswer", tick: Tick, event: "Event") -> None:
 
 
 @contextmanager
+def _room() -> Iterator[None]:
+    """For what is printed: where it goes may be full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise ValueError("no space left where the output goes: free some, or send it elsewhere") from error
+
+
+@contextmanager
 def _file(picture: str) -> Iterator[Path]:
     """The picture as a file; what comes from elsewhere is one for as long as it is needed."""
-    if picture != "-" and not picture.startswith(("http://", "https://")):
+    if picture != "-" and not _ADDRESS.match(picture):
         yield Path(picture)
         return
-    from chainofstep.problems.pictures import picture_format
-
-    content = sys.stdin.buffer.read(MOST_BYTES + 1) if picture == "-" else _fetched(picture)
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"the picture on standard input is over {MOST_BYTES:,} bytes: scale it down")
+    content = _read() if picture == "-" else _fetched(picture)
     with TemporaryDirectory() as folder:
-        file = Path(folder) / f"picture.{picture_format(content).lower()}"
+        file = Path(folder) / f"picture.{_format(content, 'standard input' if picture == '-' else picture)}"
         file.write_bytes(content)
         yield file
+
+
+def _read() -> bytes:
+    """Standard input."""
+    if sys.stdin is None:
+        raise ValueError("standard input is closed: send the picture to it, or give a file")
+    content = sys.stdin.buffer.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"the picture on standard input is over {MOST_BYTES:,} bytes: scale it down")
+    return content
+
+
+def _format(content: bytes, where: str) -> str:
+    from chainofstep.problems.pictures import PictureError, picture_format
+
+    try:
+        return picture_format(content).lower()
+    except PictureError as error:
+        raise ValueError(str(error).replace("embedded picture", where)) from error
 
 
 def _fetched(url: str) -> bytes:

@@ -59,6 +59,7 @@ Workers = Annotated[
 Ray = Annotated[str, typer.Option("--ray", metavar="ADDRESS", help="A Ray cluster: auto, ray://HOST:10001, or local.")]
 GpusEach = Annotated[float, typer.Option("--gpus-each", help="GPUs of a worker on Ray, where the cluster has some.")]
 WITHOUT_ARGUMENTS = {"sources", "recipes"}
+NOTHING_KEPT = {"ask", "serve", "view"}  # commands that begin anew each time
 METHOD_NAMES = "greedy, self_consistency, best_of_n, weighted_vote, step_beam"
 
 
@@ -70,7 +71,8 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             if _process() == "0":  # all of a launch are stopped together
-                _complain("stopped: give the same command again, it goes on from what is finished")
+                again = ": give the same command again, it goes on from what is finished"
+                _complain("stopped" + ("" if ctx.invoked_subcommand in NOTHING_KEPT else again))
             raise typer.Exit(STOPPED) from None
         except (ValueError, OSError, ModuleNotFoundError) as error:
             foreign = isinstance(error, BrokenPipeError) or (error.__class__ is ModuleNotFoundError and _is_ours(error))

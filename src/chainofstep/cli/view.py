@@ -29,29 +29,40 @@ def view_command(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Questions in an exported page.")] = 200,
     open_: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = False,
+    pictures: Annotated[
+        list[Path],
+        typer.Option(metavar="DIR", help="Show pictures outside the runs from here, too; repeatable."),
+    ] = [],  # noqa: B006  # typer reads it, nothing changes it
 ) -> None:
     """Look at runs in the browser: rollouts as trees of steps with all scores, searches, pairs; correct labels."""
     if export is not None:
         from chainofstep.view.export import export_page
         from chainofstep.view.opened import Shelf
 
-        typer.echo(f"wrote {export}, {export_page(Shelf(runs), export, limit)} questions")
+        typer.echo(f"wrote {export}, {export_page(Shelf(runs, pictures), export, limit)} questions")
         address = export.resolve().as_uri()
         if open_:
             webbrowser.open(address)
         return
     import uvicorn
 
-    from chainofstep.serve.view import view_app
+    from chainofstep.serve.view import MOST_QUERY, view_app
 
-    app = view_app(runs, host)
+    app = view_app(runs, host, pictures)
     with listening(host, port) as listener:
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listener.getsockname()[1]}/"
         typer.echo(f"{address} (Ctrl-C ends it)")
         if open_:
             webbrowser.open(address)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            http="h11",  # the parser whose bound on a request's head, 64 KiB, can be moved: ids may be long
+            h11_max_incomplete_event_size=2 * MOST_QUERY,
+        )
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
 

@@ -62,7 +62,7 @@ def evaluate(
     model of `extractor` reads the replies that the benchmark's rules cannot, where it has a way.
     """
     runs = runs_of(methods, sizes, config.width)
-    _check_sampling(config)
+    check_sampling(config)
     prm = needed_prm([run.method for run in runs], prm)
     items = read_items(benchmark, split, limit)
     check_extractor(items.benchmark, extractor)
@@ -99,7 +99,8 @@ def runs_of(methods: Sequence[str], sizes: Sequence[int], width: int) -> list[Ru
     return list(dict.fromkeys(runs))
 
 
-def _check_sampling(config: SearchConfig) -> None:
+def check_sampling(config: SearchConfig) -> None:
+    """`ValueError` for a setting of sampling that means nothing, with its value."""
     for name, fits, wanted in (
         ("max_tokens", config.max_tokens >= 1, "at least 1"),
         ("temperature", 0 <= config.temperature < inf, "0 or more"),

@@ -17,7 +17,7 @@ from chainofstep.view.hand import Hand
 from chainofstep.view.items import item_of
 from chainofstep.view.opened import OpenRun, OpenSet, Shelf
 from chainofstep.view.overview import runs_page
-from chainofstep.view.pictures import embedded, find_picture
+from chainofstep.view.pictures import embedded
 from chainofstep.view.texts import example_of
 
 LONGEST_SIDE = 512  # of a picture: 200 of them are in one file
@@ -26,12 +26,14 @@ _EXPORT = re.compile(r"^export (?=(?:async )?(?:const|let|class|function) (\w+))
 
 
 def export_page(shelf: Shelf, out: Path, limit: int) -> int:
-    """Write the page with up to `limit` questions; how many there are.
+    """Write the page with up to `limit` questions into a folder that is there; how many there are.
 
     Each set that has scores gives as many as the others, where none has any each set.
     """
     if limit < 1:
         raise ValueError(f"limit is {limit}; give at least 1")
+    if not out.parent.is_dir():
+        raise ValueError(f"{out.parent} is no folder: make it, or give a file in another one")
     everything = [(run, one) for run in shelf.runs.values() for one in run.sets.values()]
     opened = [(run, one) for run, one in everything if one.scores] or everything
     chosen = list(islice(_in_turn(opened), limit))
@@ -65,15 +67,15 @@ def _item(run: OpenRun, one: OpenSet, name: str) -> dict[str, Any]:
     """As the server gives it, with the pictures in it."""
     item = item_of(run, one, name, Hand(run.path))
     example = example_of(one.examples.row(name))
-    found = [find_picture(run.path, one.files.examples, image) for image in (example.images if example else ())]
-    item["pictures"] = [address for path in found if path is not None and (address := _embedded(path))]
+    item["pictures"] = [_embedded(run, one, image) for image in (example.images if example else ())]
     return item
 
 
-def _embedded(path: Path) -> str:
+def _embedded(run: OpenRun, one: OpenSet, image: str) -> str:
     """The picture as an address; "" where it cannot be shown."""
     try:
-        return embedded(path, LONGEST_SIDE)
+        path = run.picture(one, image)
+        return "" if path is None else embedded(path, LONGEST_SIDE)
     except PictureError:
         return ""
 

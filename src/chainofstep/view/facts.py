@@ -18,7 +18,7 @@ import numpy as np
 
 from chainofstep.records import Example, Scored, StepScores
 from chainofstep.store import write_bytes
-from chainofstep.view.rows import Rows
+from chainofstep.view.rows import Rows, open_regular
 from chainofstep.view.runs import TRUTHS, RolloutSet
 from chainofstep.view.texts import counted, example_of, kind_of, pool_of, right, scores_of
 
@@ -129,7 +129,7 @@ class Facts:
     def load(self, run: Path) -> bool:
         """Take what was kept of these sources; False where nothing was, or not in this form."""
         try:
-            with (run / ".view" / self.kept_as).open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            with open_regular(run / ".view" / self.kept_as) as file, np.load(file, allow_pickle=False) as kept:
                 words = json.loads(kept["words"].tobytes())
                 arrays = {name: kept[name] for name in self._kept()}
                 families, texts, problems = (list(words[name]) for name in ("families", "texts", "problems"))

@@ -21,8 +21,8 @@ from chainofstep.records import Example, Scored, StepScores, to_row
 from chainofstep.store import Log, write_text
 from chainofstep.view.facts import THRESHOLD
 from chainofstep.view.opened import NotThere, OpenRun, OpenSet
-from chainofstep.view.pictures import find_picture
-from chainofstep.view.rows import BROKEN
+from chainofstep.view.pictures import OutsideRun
+from chainofstep.view.rows import BROKEN, open_regular
 from chainofstep.view.texts import Reading, Sampled, example_of, pool_of, read_text, scores_of
 
 LABELS = (0.0, 0.5, 1.0)
@@ -67,7 +67,7 @@ class Hand:
         path = self.folder / "corrections.jsonl"
         if not path.is_file():
             return
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for line in file:
                 try:
                     row = Correction(**json.loads(line))
@@ -113,8 +113,11 @@ def correct(run: OpenRun, one: OpenSet, name: str, index: int, step: int, label:
         raise ValueError(f"step is {step}: rollout {index} of {name} has {len(reading.steps)} steps to label")
     value = None if label is None else float(label)
     with _alone(run.path / "hand") as folder:
+        corrections = folder / "corrections.jsonl"
+        if corrections.exists() and not corrections.is_file():
+            raise ValueError(f"{corrections} is no regular file: take it away")
         row = Correction(one.files.id, name, index, step, value, hash_of(pool[index].text))
-        Log(folder / "corrections.jsonl").append(to_row(row))
+        Log(corrections).append(to_row(row))
         hand = Hand(run.path)
         _write_rows(run, hand, folder)
     labels = hand.labels(one.files.id, name, pool).get(index, {})
@@ -193,8 +196,16 @@ def _example(run: OpenRun, one: str, name: str, folder: Path) -> Example | None:
     example = example_of(opened.examples.row(name)) if opened else None
     if opened is None or example is None:
         return None
-    found = ((image, find_picture(run.path, opened.files.examples, image)) for image in example.images)
+    found = ((image, _picture(run, opened, image)) for image in example.images)
     return replace(example, images=tuple(image if path is None else _from(folder, path) for image, path in found))
+
+
+def _picture(run: OpenRun, one: OpenSet, image: str) -> Path | None:
+    """Also one that lies outside the run: training reads what the row names, and shows it to nobody."""
+    try:
+        return run.picture(one, image)
+    except OutsideRun as error:
+        return next((path for path in error.paths if path.is_file()), None)
 
 
 def _from(folder: Path, path: Path) -> str:

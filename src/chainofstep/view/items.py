@@ -48,6 +48,7 @@ def item_of(run: OpenRun, one: OpenSet, name: str, hand: Hand) -> dict[str, Any]
         "run": run.name,
         "set": one.files.id,
         "choices": list(example.choices) if example else [],
+        "missing": run.missing(one, example),
         "gold": [row_of_step(step) for step in example.chain.steps] if example and example.chain else None,
         "problems": [f"not sampled: {failure}"] if failure else [] if pool else ["its row cannot be read"],
         "rollouts": rollouts,

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from chainofstep.records import Example
 from chainofstep.view.facts import Facts
+from chainofstep.view.pictures import OutsideRun, find_picture
 from chainofstep.view.rows import Rows
 from chainofstep.view.runs import PairLog, RolloutSet, RunFiles, SearchLog, fingerprint, named_runs, read_run
 
@@ -90,12 +92,12 @@ class OpenSet:
 
 
 class OpenRun:
-    """A run folder whose files are known."""
+    """A run folder whose files are known. Its pictures may lie in `folders` too."""
 
-    def __init__(self, name: str, path: Path):
+    def __init__(self, name: str, path: Path, folders: Sequence[Path] = ()):
         self.seen = fingerprint(path)
         self.files: RunFiles = read_run(name, path)
-        self.name, self.path = name, path
+        self.name, self.path, self.folders = name, path, folders
         examples: dict[Path, Rows] = {}
         self.sets = {files.id: OpenSet(path, files, examples) for files in self.files.sets}
 
@@ -107,6 +109,20 @@ class OpenRun:
     def pairs(self) -> dict[str, tuple[PairLog, Rows]]:
         return {log.id: (log, Rows(log.path, "example_id")) for log in self.files.pairs}
 
+    def picture(self, one: OpenSet, image: str) -> Path | None:
+        """The file that an example of a set names, as `find_picture` has it."""
+        return find_picture(self.path, one.files.examples, image, self.folders)
+
+    def missing(self, one: OpenSet, example: Example | None) -> list[str]:
+        """For each picture of an example why it is not shown; "" where it is."""
+        return [self._missing(one, image) for image in (example.images if example else ())]
+
+    def _missing(self, one: OpenSet, image: str) -> str:
+        try:
+            return "" if self.picture(one, image) else "not there: put it in the run folder"
+        except OutsideRun as error:
+            return str(error)
+
     @property
     def problems(self) -> list[str]:
         logs = [rows for _, rows in (*self.searches.values(), *self.pairs.values())]
@@ -116,10 +132,16 @@ class OpenRun:
 
 
 class Shelf:
-    """The runs of a viewer by name. `ValueError` for a folder without anything to show."""
+    """The runs of a viewer by name. `ValueError` for a folder without anything to show.
 
-    def __init__(self, paths: Sequence[Path]):
-        self.runs: dict[str, OpenRun] = {name: OpenRun(name, path) for name, path in named_runs(paths).items()}
+    Pictures that rows name outside their run are shown from `folders` alone.
+    """
+
+    def __init__(self, paths: Sequence[Path], folders: Sequence[Path] = ()):
+        if gone := [folder for folder in folders if not folder.is_dir()]:
+            raise ValueError(f"--pictures {gone[0]} is no folder: give the one that holds the pictures")
+        self.folders = tuple(folders)
+        self.runs = {name: OpenRun(name, path, self.folders) for name, path in named_runs(paths).items()}
         self._asked = threading.Condition()
         self._wanted: OpenSet | None = None
         self._stopped = False
@@ -141,7 +163,7 @@ class Shelf:
         for name, run in list(self.runs.items()):
             if fingerprint(run.path) != run.seen:
                 try:
-                    self.runs[name] = OpenRun(name, run.path)
+                    self.runs[name] = OpenRun(name, run.path, self.folders)
                 except ValueError:
                     continue
 

@@ -1,7 +1,10 @@
 """Rows of a JSONL file by id, for reading alone: what is broken is passed over and said, never an error."""
 
+import errno
 import json
+import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,6 +13,19 @@ from typing import Any, BinaryIO
 BROKEN = (ValueError, RecursionError)
 NO_ROW: Mapping[str, Any] = {}
 MOST_PROBLEMS = 10  # of a file that are told one by one
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """The file, to be read; an `OSError` for what is no regular file: a pipe would be waited for."""
+
+    def opened(name: str, flags: int) -> int:
+        file = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise OSError(errno.EINVAL, "no regular file", name)
+        return file
+
+    return open(path, "rb", opener=opened)
 
 
 class Rows:
@@ -28,7 +44,7 @@ class Rows:
         self.noted: dict[bytes, None] = {}
         self.problems: list[str] = []
         try:
-            if path is not None and path.is_file():
+            if path is not None and path.exists():
                 self._scan(path, counted, noted)
         except OSError as error:
             self.problems.append(f"{path} cannot be read: {error.strerror}")
@@ -43,7 +59,7 @@ class Rows:
     def _scan(self, path: Path, counted: bytes, noted: re.Pattern[bytes] | None) -> None:
         first = re.compile(rb'\{"%b": ("(?:[^"\\]|\\.)*")' % self.key.encode())
         offset, broken = 0, list[str]()
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for number, line in enumerate(file, start=1):
                 name = self._id(first, line)
                 if name is not None:
@@ -85,7 +101,7 @@ class Rows:
         """The rows at these places; an empty one for each that cannot be read."""
         try:
             assert self.path is not None
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 yield from (self._read(file, self.offsets[place]) for place in places)
         except OSError:  # gone since
             yield from (NO_ROW for _ in places)
@@ -108,7 +124,7 @@ class Rows:
 def first_row(path: Path, tried: int = 5) -> Mapping[str, Any]:
     """The first row that can be read among a file's first lines."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for _ in range(tried):
                 try:
                     row = json.loads(file.readline())

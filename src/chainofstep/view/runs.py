@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chainofstep.store import file_hash, read_json
-from chainofstep.view.rows import first_row
+from chainofstep.view.rows import first_row, open_regular
 from chainofstep.view.texts import pool_of, scores_of
 
 #: Scorers in the order in which they are shown.
@@ -114,7 +114,7 @@ def _interest(one: RolloutSet) -> tuple[bool, int, int]:
 def fingerprint(path: Path) -> tuple[tuple[str, int, int], ...]:
     """Names, sizes and times of a run's logs: it changes when a running command adds to them."""
     found = []
-    for log in _logs(path):
+    for log in _logs(path)[0]:
         try:
             about = log.stat()
         except OSError:
@@ -123,15 +123,19 @@ def fingerprint(path: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple(found)
 
 
-def _logs(path: Path) -> list[Path]:
-    """All JSONL files of a run, in order of name. Links that lead out of it are not followed."""
+def _logs(path: Path) -> tuple[list[Path], list[Path]]:
+    """All JSONL files of a run in order of name, and those that are no regular files: a pipe would be waited for.
+
+    Links that lead out of the run are not followed.
+    """
     found = []
     for folder, inner, names in os.walk(path):
         inner[:] = sorted(
             name for name in inner if not name.startswith(".") and not (Path(folder) == path and name in PASSED_OVER)
         )
         found += [Path(folder) / name for name in sorted(names) if name.endswith(".jsonl")]
-    return [log for log in found if not log.is_symlink() or log.resolve().is_relative_to(path.resolve())]
+    own = [log for log in found if not log.is_symlink() or log.resolve().is_relative_to(path.resolve())]
+    return [log for log in own if log.is_file()], [log for log in own if not log.is_file()]
 
 
 def _kind(row: Mapping[str, Any]) -> str:
@@ -151,8 +155,9 @@ class _Files:
     """A run's logs by what they are, and the markers of its stages."""
 
     def __init__(self, path: Path):
-        self.path, self.problems = path, list[str]()
-        self.rows = {log: first_row(log) for log in _logs(path)}
+        logs, others = _logs(path)
+        self.path, self.rows = path, {log: first_row(log) for log in logs}
+        self.problems = [f"{self.inside(log)}: no regular file, left out" for log in others]
         self.kinds = {log: _kind(row) for log, row in self.rows.items()}
         for log, row in self.rows.items():
             if not row and log.stat().st_size:
@@ -183,6 +188,9 @@ class _Files:
                 yield name, inputs
 
     def _json(self, file: Path) -> Mapping[str, Any]:
+        if not file.is_file():
+            self.problems.append(f"{self.inside(file)}: no regular file, left out")
+            return {}
         try:
             found = read_json(file)
         except (ValueError, OSError, RecursionError) as error:
@@ -290,14 +298,14 @@ class _Files:
 
 
 def _lines(path: Path) -> int:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return sum(1 for _ in file)
 
 
 def holds(path: Path, name: str) -> bool:
     """Whether a file of examples has a row with this id, found by its bytes."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             spelled = (json.dumps(name, ensure_ascii=plain).encode("utf-8", "replace") for plain in (False, True))
             return any(content.find(b'"id": ' + text) >= 0 for text in spelled)
     except (OSError, ValueError):  # an empty file cannot be mapped

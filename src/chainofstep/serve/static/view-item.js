@@ -26,8 +26,11 @@ const zoom = (address) => {
   dialog.showModal();
 };
 
-const picture = (address, number) =>
-  address === "" ? element("p", { class: "aside" }, "picture is missing") : pictureButton(address, number);
+/** `missing` says why the picture is not shown; it is empty where it should be. */
+const picture = (address, number, missing) =>
+  address === "" || missing
+    ? element("p", { class: "aside" }, `picture is missing${missing ? `: ${missing}` : ""}`)
+    : pictureButton(address, number);
 
 const pictureButton = (address, number) =>
   element("button", { type: "button", class: "picture", title: "Enlarge", onclick: () => zoom(address) },
@@ -45,7 +48,7 @@ const pageButton = (words, id, onOpen) =>
 
 const head = (item, { onStep }) =>
   element("header", { class: "question-head" },
-    item.pictures.length > 0 && element("div", { class: "pictures" }, item.pictures.map(picture)),
+    item.pictures.length > 0 && element("div", { class: "pictures" }, item.pictures.map((address, number) => picture(address, number, item.missing?.[number]))),
     element("div", { class: "asked" },
       element("p", { class: "aside place" },
         element("span", null, `${item.family} · ${item.id}`),

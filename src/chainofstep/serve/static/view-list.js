@@ -28,7 +28,7 @@ const questionRow = (row, address) =>
     element("a", { href: address, "data-id": row.id },
       thumbnail(row),
       element("span", { class: "row-text" },
-        element("span", { class: "row-question", dir: "auto" }, row.question),
+        element("span", { class: "row-question", dir: "auto" }, row.question.trim() || row.id),
         element("span", { class: "row-facts" },
           element("span", { class: "row-family", title: row.id }, row.family),
           tally(row),

@@ -17,6 +17,9 @@ const showWay = () => {
   if (!way.some(inSight)) way[0]?.scrollIntoView({ block: "nearest" });
 };
 
+/** Whether the list and a question are seen side by side; on a phone only one of them is. */
+const isWide = () => !matchMedia("(max-width: 44rem)").matches;
+
 const opposite = (flag) => (flag === "1" ? "0" : "1");
 
 class Viewer {
@@ -83,13 +86,23 @@ class Viewer {
     showError("");
     showFilters(this.runs, this.run, this.set, state);
     document.body.classList.toggle("reading", state.id !== "");
-    byId("back").hidden = state.id === "";
+    byId("back").hidden = byId("where").hidden = state.id === "";
+    byId("where").textContent = `${state.run} · ${state.set}`;
     const listed = changed.some((key) => LIST_FIELDS.includes(key));
-    if (listed) this.list.reload(state).then(() => this.render()); // which rollouts fit is known by the list
+    if (listed) this.list.reload(state).then(() => this.showListed());
     else this.list.renewLinks();
     if (listed || changed.includes("id")) this.list.select(state.id);
     if (changed.some((key) => ["run", "set", "id"].includes(key))) await this.load();
     else this.render();
+  }
+
+  /** What the list tells: which rollouts fit, and the first question where none is chosen and there is room for it. */
+  showListed() {
+    const first = this.list.rows[0]?.id;
+    if (this.state.id || first === undefined || !isWide()) return this.render();
+    const state = { ...this.state, id: first };
+    history.replaceState(null, "", writeState(state));
+    return this.follow(state);
   }
 
   async load() {
@@ -104,7 +117,7 @@ class Viewer {
       this.item = item;
       this.render();
       scrollTo(0, 0);
-      if (byId("questions").offsetParent === null) byId("item").focus(); // a phone hides the list, and its focus
+      if (byId("questions").offsetParent === null) byId("item").focus({ preventScroll: true }); // a phone hides the list, and its focus
     } catch (error) {
       if (asked !== this.asked) return;
       showNothing("This question cannot be shown.");
