@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2 as httpx
 import openai
@@ -372,6 +373,10 @@ def test_a_chain_that_was_begun_is_scored_as_the_prm_scores_it(real, folders, pi
     assert [step["score"] for step in found] == pytest.approx(own.steps, abs=1e-5)
 
 
-def test_questions_too_long_for_the_model_are_refused(real):
-    reply = post(real, messages=ask("word " * 3000))
-    assert reply.status_code == 422 and "1024" in reply.json()["error"]["message"]
+def test_questions_too_long_for_the_model_are_refused_and_others_go_on(real):
+    with ThreadPoolExecutor(8) as clients:
+        asked = [ask("word " * 3000) if number % 2 else ask() for number in range(8)]
+        replies = list(clients.map(lambda messages: post(real, messages=messages, max_tokens=8), asked))
+    assert [reply.status_code for reply in replies] == [200, 422] * 4
+    error = replies[1].json()["error"]["message"]
+    assert error.startswith("the question with its pictures") and "1024" in error and "request 0" not in error

@@ -157,7 +157,7 @@ def test_a_picture_that_decodes_forever_is_given_up(pictures, monkeypatch):
     done = threading.Event()
     monkeypatch.setattr("chainofstep.serve.pictures.check_picture", lambda *_, **__: (1 + done.wait(5), 1))
     slow = Pictures(ServeSettings(decode_seconds=0.1))
-    assert refused(slow, data_url(png()))[1].startswith("a picture was not decoded after 0.1 seconds")
+    assert refused(slow, data_url(png()))[1].startswith("picture 1: it was not decoded after 0.1 seconds")
     done.set()
     slow.close()
 
@@ -181,12 +181,28 @@ def test_a_request_with_a_bad_picture_is_refused_by_the_server():
 PRIVATE = """127.0.0.1 0.0.0.0 10.0.0.1 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 192.0.2.1 198.18.0.1 224.0.0.1
 239.1.1.1 255.255.255.255 240.0.0.1 :: ::1 fe80::1 fc00::1 fd00:ec2::254 fec0::1 ff02::1 ff0e::1 ::ffff:127.0.0.1
 ::ffff:169.254.169.254 ::127.0.0.1 2002:7f00:1::1 2002:a9fe:a9fe::1 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 64:ff9b:1::1
-2001:db8::1 2001::1 2001:0:7f00:1::1 100::1 5f00::1"""
+2001:db8::1 2001::1 2001:0:7f00:1::1 100::1 5f00::1 3fff::1"""
+DENIED = """168.63.129.16 192.0.0.1 192.0.0.9 192.0.0.10 192.88.99.1 192.31.196.1 192.52.193.1 192.175.48.1
+100.100.100.200 198.19.255.255 169.254.169.254 203.0.113.1 198.51.100.1 0.1.2.3 127.1.2.3 172.31.255.255"""
+DENIED_6 = "2620:4f:8000::1 fd00:ec2::254 2001:4:112::1 2001:20::1 2001:db8::1 3fff::1 fe80::1 ff0e::1"
 
 
 @pytest.mark.parametrize("text", PRIVATE.split())
 def test_addresses_that_are_not_public_are_known(text):
     assert not is_public(ipaddress.ip_address(text))
+
+
+@pytest.mark.parametrize("form", ["{}", "::ffff:{}", "64:ff9b::{}"])
+def test_special_addresses_are_refused_whatever_python_calls_them(monkeypatch, form):
+    for kind in (ipaddress.IPv4Address, ipaddress.IPv6Address):
+        monkeypatch.setattr(kind, "is_global", True)
+        monkeypatch.setattr(kind, "is_reserved", False)
+        monkeypatch.setattr(kind, "is_multicast", False)
+    texts = [form.format(text) for text in DENIED.split()] + DENIED_6.split()
+    assert [text for text in texts if is_public(ipaddress.ip_address(text))] == []
+    beside = "168.63.129.15 168.63.129.17 192.0.1.0 191.255.255.255 100.63.255.255 100.128.0.0 198.17.0.1 198.20.0.0"
+    public = [form.format(text) for text in beside.split()] + ["2620:4f:7fff::1", "2620:4f:8001::1"]
+    assert all(is_public(ipaddress.ip_address(text)) for text in public)
 
 
 @pytest.mark.parametrize("text", ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"])

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,18 @@ from chainofstep.serve.described import STREAMED, WORK_ERRORS, answers, describe
 from chainofstep.serve.documentation import page_of
 from chainofstep.serve.errors import Refusal, refusal_of
 from chainofstep.serve.fetch import Fetcher
-from chainofstep.serve.guard import Application, BodyLimit, KeyGuard, Queue, SecurityHeaders
+from chainofstep.serve.guard import (
+    Application,
+    BodyLimit,
+    HeadIsGet,
+    KeyGuard,
+    OneLength,
+    OwnHost,
+    Queue,
+    SecurityHeaders,
+    foreign_host,
+    known_hosts,
+)
 from chainofstep.serve.jobs import Crew
 from chainofstep.serve.metrics import Counted, Metrics
 from chainofstep.serve.pictures import Pictures
@@ -78,15 +90,24 @@ def app(models: Models, settings: ServeSettings, fetcher: Fetcher | None = None)
     errors.install(api)
     queue: Queue
     metrics = Metrics(models, lambda: queue.in_progress)
-    limited = BodyLimit(api, settings.most_body, settings.most_bodies, settings.body_seconds, metrics.refuse)
-    queue = Queue(limited, settings.queue, metrics.refuse)
+    queue = Queue(api, settings.queue, metrics.refuse)
     _work_routes(api, Desk(models, settings, pictures, metrics, crew))
     _other_routes(api, models, settings, metrics, queue)
     files = _page_files() if settings.page else {}
     _page_routes(api, files)
     describe(api, bool(settings.keys))
-    guarded = KeyGuard(queue, settings.keys, {"/health", _ICON, *files}, metrics.refuse)
+    guarded = _guarded(queue, settings, {"/health", _ICON, *files}, metrics)
     return Server(Counted(SecurityHeaders(guarded), metrics, frozenset(_ROUTES)), api, queue, pictures, crew)
+
+
+def _guarded(queue: Queue, settings: ServeSettings, opened: Collection[str], metrics: Metrics) -> Application:
+    """The queue behind all that a request must pass before a place is asked for."""
+    refused, unfinished = metrics.refuse, settings.unfinished * settings.queue
+    limits = (settings.most_body, settings.most_bodies, unfinished, settings.body_seconds)
+    guarded: Application = KeyGuard(BodyLimit(queue, *limits, refused), settings.keys, opened, refused)
+    if settings.own_host:
+        guarded = OwnHost(guarded, known_hosts(settings.own_host), foreign_host(refused))
+    return OneLength(HeadIsGet(guarded), refused)
 
 
 _ABOUT = "OpenAI's chat completions, with steps, their scores and search; and the scores alone."

@@ -16,6 +16,10 @@ NEED_SCORES = BY_SCORE | {"step_beam"}
 #: The name of every question: seeds of a search depend on it, and `cos ask` uses the same.
 QUESTION = "question"
 _SEEDS = 2**31
+#: Hardly a token is longer, so a text of more is too long for a model, and finding that out by splitting it into tokens
+#: would keep others waiting.
+CHARACTERS_A_TOKEN = 16
+UNKNOWN_CONTEXT = 262_144  # tokens, where the model is a server's
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,21 @@ def methods_of(prm: str | None) -> tuple[str, ...]:
     return tuple(name for name in METHODS if prm or name not in NEED_SCORES)
 
 
-def read_chat(body: ChatRequest, model: str, prm: str | None, settings: ServeSettings) -> Asked:
-    """What is asked; `Refusal` for what this server cannot do."""
+def check_length(what: str, text: str, context: int | None, param: str) -> None:
+    """`Refusal` for a text that is too long for a model of so many tokens, whatever they are."""
+    most = CHARACTERS_A_TOKEN * (context or UNKNOWN_CONTEXT)
+    if len(text) > most:
+        message = f"{what} has {len(text):,} characters, too many for the model's context; send at most {most:,}"
+        raise Refusal(422, message, param, "too_long")
+
+
+def read_chat(body: ChatRequest, model: str, prm: str | None, context: int | None, settings: ServeSettings) -> Asked:
+    """What is asked of a model of `context` tokens; `Refusal` for what this server cannot do."""
     method = _method(body, model, prm)
     question, urls, prefix = _said(body)
+    check_length(
+        "the question with the assistant's text" if prefix else "the question", question + prefix, context, "messages"
+    )
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
     cuts = tuple(stop for stop in stops if stop != STEP_END)
     if method:

@@ -94,7 +94,7 @@ class Chat:
 async def chat(desk: Desk, body: ChatRequest, request: "Request") -> "Response | Row":
     """The reply, or for `stream` the response that makes it. `Refusal` and ValueError for what cannot be met."""
     began = time.perf_counter()
-    asked = read_chat(body, desk.models.name, desk.models.prm_name, desk.settings)
+    asked = read_chat(body, desk.models.name, desk.models.prm_name, desk.models.context, desk.settings)
     if asked.logprobs or asked.token_ids:
         desk.models.token_texts([])  # ValueError where the tokenizer is not here
     async with AsyncExitStack() as held:

@@ -21,6 +21,16 @@ _MOST_SHOWN = 500  # characters of a message
 _PATH = re.compile(r"(?<![\w:/.])/(?:[^\s/'\"(),:;]+/)+[^\s'\"(),:;]*")
 #: What pydantic says of an outright unknown field, and of a discriminated one.
 _UNKNOWN = "extra_forbidden"
+#: Of a text with half of a surrogate pair, which JSON can spell; where its length is bounded pydantic sees it itself.
+HALF, _HALF_SEEN = "a text holds half of a surrogate pair; send whole characters", "string_unicode"
+#: How the engine names a request of a call; here each call has one.
+_NUMBERED = re.compile(r"^request \d+ \(example '[^']*'\): ")
+#: What the engine says where all that it goes on from is too long. What it calls a prefix is mostly a question here.
+_TOO_LONG = re.compile(r"^(\d+) prefix tokens and max_tokens=(\d+) exceed the model's context of (\d+);.*", re.DOTALL)
+_QUESTION_TOO_LONG = (
+    r"the question with its pictures and the assistant's text has \1 tokens, and with max_tokens=\2 they exceed the "
+    r"model's context of \3; shorten the question or ask for fewer tokens"
+)
 
 
 @dataclass
@@ -39,6 +49,8 @@ class Refusal(Exception):
     @property
     def headers(self) -> dict[str, str]:
         found = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        if self.status == 400:  # where the next request begins is not known
+            found["connection"] = "close"
         return found | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
 
     @property
@@ -71,19 +83,34 @@ def refusal_of(error: BaseException) -> Refusal:
 
 
 def shown(text: str) -> str:
-    """One line without paths."""
+    """One line without paths, in the words of a client."""
     line = _PATH.sub("a file of the server", " ".join(text.split()))
+    line = _TOO_LONG.sub(_QUESTION_TOO_LONG, _NUMBERED.sub("", line))
     return line if len(line) <= _MOST_SHOWN else line[:_MOST_SHOWN] + "..."
 
 
 def of_fields(errors: Sequence[Any]) -> Refusal:
     """pydantic's complaints as one line that names the first field that does not fit."""
     first = _telling(errors)
+    if first.get("type") == "json_invalid":
+        reason, number = first["ctx"]["error"], first["loc"][-1]
+        return Refusal(422, shown(f"the body is no JSON: {reason} at character {number}"), code="invalid_json")
     place = _place(first.get("loc", ()))
     if first.get("type") == _UNKNOWN:
         return Refusal(422, shown(f"{place} is not supported; leave it out"), place, "unsupported_field")
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return Refusal(422, shown(f"{place or 'the body'}: {first.get('msg', 'does not fit')}{more}"), place, "wrong_field")
+    reason = HALF if first.get("type") == _HALF_SEEN else first.get("msg", "does not fit")
+    message = f"{place or 'the body'}: {reason}{more}"
+    return Refusal(422, shown(message), place or None, "wrong_field")
+
+
+def _kind_of(header: str) -> Refusal | None:
+    """The refusal of a body that is sent as something else than JSON."""
+    kind = header.partition(";")[0].strip().lower()
+    if kind.startswith("application/") and kind.endswith(("/json", "+json")):
+        return None
+    given = f"Content-Type is {header[:100]!r}" if header else "there is no Content-Type"
+    return Refusal(422, f"{given}; send JSON with the header Content-Type: application/json", code="content_type")
 
 
 def _telling(errors: Sequence[Any]) -> Any:
@@ -98,7 +125,11 @@ def _telling(errors: Sequence[Any]) -> Any:
 def _place(parts: Sequence[Any]) -> str:
     """`messages.0.content`: without FastAPI's `body` and the names of pydantic's branches."""
     named = [str(part)[:100] for part in parts if part != "body"]
-    plain = [part for part in named if not re.search(r"[\[\]()]|^(?:str|TextPart|ImagePart|GivenChain)$", part)]
+    plain = [
+        part
+        for part in named
+        if not re.search(r"[\[\]()]|^(?:str|constrained-str|TextPart|ImagePart|GivenChain)$", part)
+    ]
     return ".".join(plain)
 
 
@@ -118,7 +149,7 @@ def install(app: "FastAPI") -> None:
 
     @app.exception_handler(RequestValidationError)
     async def wrong(request: Request, error: RequestValidationError) -> Response:
-        return answer(of_fields(error.errors()))
+        return answer(_kind_of(request.headers.get("content-type", "")) or of_fields(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

@@ -23,13 +23,28 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SAFE = "!#$%&'()*+,/:;=?@[]~"  # of a path and query, besides letters and digits
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _UNICAST = ipaddress.IPv6Network("2000::/3")
-#: Tunnels and protocol assignments (Teredo, ORCHID, documentation) among IPv6's global unicast.
-_SPECIAL = [ipaddress.IPv6Network(text) for text in ("2001::/23", "2001:db8::/32", "3fff::/20")]
+#: IANA's special-purpose addresses and what clouds answer at, written out because Python's versions differ in them.
+_DENIED = [
+    ipaddress.ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),  # this host, private
+        *("169.254.0.0/16", "168.63.129.16/32"),  # link-local with the clouds' metadata; Azure's host
+        *("100.64.0.0/10", "198.18.0.0/15"),  # of carriers, for measurements
+        *("192.0.0.0/24", "192.88.99.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.175.48.0/24"),  # protocols
+        *("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"),  # documentation
+        *("224.0.0.0/4", "240.0.0.0/4"),  # multicast, reserved and broadcast
+        *("fc00::/7", "fe80::/10", "ff00::/8"),  # private, link-local, multicast
+        *("2001::/23", "2620:4f:8000::/48"),  # protocols, Teredo and ORCHID among them
+        *("2001:db8::/32", "3fff::/20"),  # documentation
+    )
+]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def is_public(address: Address) -> bool:
     """Whether it is global unicast; an IPv6 address that stands for an IPv4 address is as public as that one."""
+    if any(address in network for network in _DENIED):
+        return False
     if isinstance(address, ipaddress.IPv4Address):
         return address.is_global and not address.is_multicast and not address.is_reserved
     inner = address.ipv4_mapped or address.sixtofour
@@ -37,7 +52,7 @@ def is_public(address: Address) -> bool:
         inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     if inner is not None:
         return is_public(inner)
-    return address in _UNICAST and address.is_global and not any(address in network for network in _SPECIAL)
+    return address in _UNICAST and address.is_global
 
 
 class Fetcher:

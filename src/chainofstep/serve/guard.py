@@ -1,11 +1,14 @@
-"""What stands before the routes: security headers, keys, a bound on requests, bodies of bounded size.
+"""What stands before the routes: security headers, the host that is addressed, keys, bodies, a bound on requests.
 
-Each is an ASGI application around another, outermost first: a request without a key takes no place in the queue, and
-one that finds no place has no byte of its body read.
+Each is an ASGI application around another, outermost first: of a request without a key no byte of the body is read, nor
+of one that would find no place in the queue; and a place is taken when the body is whole.
 """
 
 import asyncio
 import hmac
+import ipaddress
+import re
+import socket
 from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -36,6 +39,9 @@ HEADERS = (
 RETRY_AFTER = 2  # seconds after which a place may be free
 #: What a refused client is still sending is read and dropped up to here: one that writes does not read its answer.
 _DRAINED, _DRAIN_SECONDS = 64_000_000, 2.0
+#: A body that brings so many bytes is given as much time again.
+PROGRESS = 1_000_000
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class SecurityHeaders:
@@ -57,6 +63,99 @@ class SecurityHeaders:
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+
+class HeadIsGet:
+    """HEAD is answered as GET is; the server that runs this leaves the body out."""
+
+    def __init__(self, app: Application) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app({**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope, receive, send)
+
+
+class OneLength:
+    """Refuses a request that tells the length of its body in two ways: a proxy before may have believed the other."""
+
+    def __init__(self, app: Application, refused: Refused) -> None:
+        self.app, self.refused = app, refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        names = {name for name, _ in scope.get("headers", [])}
+        if scope["type"] != "http" or not names >= {b"content-length", b"transfer-encoding"}:
+            return await self.app(scope, receive, send)
+        self.refused("framing")
+        message = "the request has both Content-Length and Transfer-Encoding; send one of them"
+        await refuse(scope, receive, send, Refusal(400, message, code="two_lengths"))
+
+
+class OwnHost:
+    """Answers only what is addressed to this machine: a page elsewhere whose name leads here is refused.
+
+    `refusal` makes the answer to a request with another Host, of which it is told.
+    """
+
+    def __init__(self, app: Application, known: Callable[[str], bool], refusal: Callable[[str], Application]) -> None:
+        self.app, self.known, self.refusal = app, known, refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+            if len(hosts) != 1 or not self.known(host_of(hosts[0])):
+                return await self.refusal(", ".join(hosts)[:100])(scope, receive, send)
+        await self.app(scope, receive, send)
+
+
+def host_of(header: str) -> str:
+    """The name in a Host header, without its port; "" for what is none."""
+    found = re.fullmatch(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?", header)
+    return "" if found is None else (found[1] or found[2] or "").lower()
+
+
+def known_hosts(bound: str) -> Callable[[str], bool]:
+    """Which names a server bound to this host answers to.
+
+    Bound to all of the machine's addresses it answers to any address in numbers, which no other site's name is, and
+    to the machine's name.
+    """
+    bound = bound.strip("[]").lower()
+    names = {*LOOPBACK, bound}
+    if bound not in ("0.0.0.0", "::"):
+        return names.__contains__
+    names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+    return lambda name: name in names or _address(name) is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server bound to this host is reached from its own machine alone."""
+    address = _address(host)
+    return host.lower() == "localhost" or (address is not None and address.is_loopback)
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
+
+
+def foreign_host(refused: Refused) -> Callable[[str], Application]:
+    """The answers of a server without keys to requests with another Host."""
+
+    def refusal(host: str) -> Application:
+        message = (
+            f"Host is {host!r}, and without keys this server answers to this machine's names alone: ask localhost or "
+            "127.0.0.1, or start it with keys"
+        )
+
+        async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+            refused("host")
+            await refuse(scope, receive, send, Refusal(421, message, code="foreign_host"))
+
+        return answered
+
+    return refusal
 
 
 class KeyGuard:
@@ -82,7 +181,7 @@ class KeyGuard:
 
 
 class Queue:
-    """At most so many requests for the models at a time; the rest get 429 before their body is read."""
+    """At most so many requests for the models at a time; the rest get 429."""
 
     def __init__(self, app: Application, most: int, refused: Refused) -> None:
         self.app, self.most, self.refused = app, most, refused
@@ -90,19 +189,26 @@ class Queue:
         self.stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in WORK:
+        if not _is_work(scope):
             return await self.app(scope, receive, send)
-        if self.stopping:
-            self.refused("stopping")
-            return await refuse(scope, receive, send, STOPPING)
-        if self.in_progress >= self.most:
-            self.refused("queue")
-            return await refuse(scope, receive, send, _full(f"{self.most} requests are in progress"))
+        if (refusal := self.refusal(scope)) is not None:
+            return await refuse(scope, receive, send, refusal)
         self.in_progress += 1
         try:
             await self.app(scope, receive, send)
         finally:
             self.in_progress -= 1
+
+    def refusal(self, scope: Scope) -> Refusal | None:
+        """Why the request gets no place now, which is counted; None where it would get one."""
+        if not _is_work(scope) or not (self.stopping or self.in_progress >= self.most):
+            return None
+        self.refused("stopping" if self.stopping else "queue")
+        return STOPPING if self.stopping else _full(f"{self.most} requests are in progress")
+
+
+def _is_work(scope: Scope) -> bool:
+    return scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in WORK
 
 
 STOPPING = Refusal(503, "the server is stopping; try another one", code="stopping", retry_after=RETRY_AFTER)
@@ -113,23 +219,30 @@ def _full(why: str) -> Refusal:
 
 
 class BodyLimit:
-    """Bodies are read whole before a route sees them: none over `most` bytes, none slower than `seconds`.
+    """Bodies are read whole before they come to the queue: none over `most` bytes, `unfinished` at a time.
 
-    All that are in progress together hold at most `most_together` bytes; a body counts until its request is answered.
+    `seconds` is the time in which a body must be there, and given again with each `PROGRESS` bytes. All bodies together
+    hold at most `most_together` bytes; one counts until its request is answered.
     """
 
-    def __init__(self, app: Application, most: int, most_together: int, seconds: float, refused: Refused) -> None:
-        self.app, self.most, self.seconds, self.refused = app, most, seconds, refused
-        self.most_together = max(most, most_together)
-        self.held = 0
+    def __init__(
+        self, queue: Queue, most: int, most_together: int, unfinished: int, seconds: float, refused: Refused
+    ) -> None:
+        self.queue, self.most, self.seconds, self.refused = queue, most, seconds, refused
+        self.most_together, self.most_unfinished = max(most, most_together), unfinished
+        self.held = self.unfinished = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
-            return await self.app(scope, receive, send)
+        if scope["type"] != "http" or scope["method"] == "GET":
+            return await self.queue(scope, receive, send)
+        if (full := self.queue.refusal(scope)) is not None:
+            return await refuse(scope, receive, send, full)
+        if self.unfinished >= self.most_unfinished:
+            self.refused("queue")
+            return await refuse(scope, receive, send, _full(f"{self.unfinished} bodies are still being sent"))
         body = _Body(self)
         try:
-            async with asyncio.timeout(self.seconds):
-                await body.read(scope, receive)
+            await self._read(body, scope, receive)
         except TimeoutError:
             self.refused("slow")
             late = Refusal(408, f"the body was not there after {self.seconds:g} seconds", code="slow_body")
@@ -140,9 +253,18 @@ class BodyLimit:
         except ConnectionResetError:
             pass
         else:
-            await self.app(scope, body.replay(receive), send)
+            await self.queue(scope, body.replay(receive), send)
         finally:
             self.held -= body.size
+
+    async def _read(self, body: "_Body", scope: Scope, receive: Receive) -> None:
+        """As `_Body.read`; TimeoutError where it takes too long."""
+        self.unfinished += 1
+        try:
+            async with asyncio.timeout(self.seconds) as deadline:
+                await body.read(scope, receive, deadline)
+        finally:
+            self.unfinished -= 1
 
 
 class _Body:
@@ -152,31 +274,36 @@ class _Body:
         self.limit, self.size = limit, 0
         self.content: bytes | None = None
 
-    def grow(self, size: int) -> None:
-        """Count up to `size` bytes; `Refusal` where that is too much."""
-        limit = self.limit
-        if size > limit.most:
-            text = f"the body is over {limit.most:,} bytes; send less, or smaller pictures"
+    def check(self, size: int) -> None:
+        """`Refusal` for a body of more bytes than one may have."""
+        if size > self.limit.most:
+            text = f"the body is over {self.limit.most:,} bytes; send less, or smaller pictures"
             raise Refusal(413, text, code="body_too_large")
-        more = max(0, size - self.size)
+
+    def grow(self, more: int) -> None:
+        """Count bytes that came: what is only announced takes no memory from others. `Refusal` for too many."""
+        limit = self.limit
+        self.check(self.size + more)
         if limit.held + more > limit.most_together:
             raise _full("requests in progress hold all the memory that bodies may")
         limit.held += more
         self.size += more
 
-    async def read(self, scope: Scope, receive: Receive) -> None:
+    async def read(self, scope: Scope, receive: Receive, deadline: asyncio.Timeout) -> None:
         """All of the body; `ConnectionResetError` where the client goes before."""
         told = [value for name, value in scope["headers"] if name == b"content-length"]
-        self.grow(int(told[0][:20]) if told and told[0].isdigit() else 0)
-        pieces, size, more = [], 0, True
+        self.check(int(told[0][:20]) if told and told[0].isdigit() else 0)
+        loop, pieces, more = asyncio.get_running_loop(), [], True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ConnectionResetError
             piece, more = message.get("body", b""), message.get("more_body", False)
-            size += len(piece)
-            self.grow(size)
+            before = self.size
+            self.grow(len(piece))
             pieces.append(piece)
+            if self.size // PROGRESS > before // PROGRESS:
+                deadline.reschedule(loop.time() + self.limit.seconds)
         self.content = b"".join(pieces)
 
     def replay(self, receive: Receive) -> Receive:

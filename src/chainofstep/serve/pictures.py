@@ -14,16 +14,21 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from chainofstep.problems.pictures import PictureError, check_picture
-from chainofstep.serve.errors import Refusal
+from chainofstep.serve.errors import Refusal, shown
 from chainofstep.serve.fetch import Fetcher
 from chainofstep.serve.settings import ServeSettings
 
 DECODERS = 2  # pictures decoded at a time; each may hold four bytes a pixel
 _DATA = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w.+-]+=[\w.+\"-]*)*;base64,", re.ASCII | re.IGNORECASE)
 _WHERE = "pictures are sent as data:image/png;base64,..."
+
+
+class _TooLarge(Exception):
+    """A picture of more pixels than the server takes, with their number."""
 
 
 class PictureStore:
@@ -109,12 +114,19 @@ class Pictures:
             raise Refusal(422, f"{len(urls)} pictures; send at most {self.settings.most_pictures}", field, "pictures")
         paths: list[str] = []
         try:
-            for url in urls:
-                paths.append(await self._opened(url, field))
+            for number, url in enumerate(urls, 1):
+                paths.append(await self._numbered(number, url, field))
             yield tuple(paths)
         finally:
             for path in paths:
                 self.store.give_back(path)
+
+    async def _numbered(self, number: int, url: str, field: str) -> str:
+        """The path of a request's picture, of which a refusal tells the number."""
+        try:
+            return await self._opened(url, field)
+        except Refusal as refusal:
+            raise replace(refusal, message=f"picture {number}: {refusal.message}") from None
 
     async def _opened(self, url: str, field: str) -> str:
         content = await self._content(url, field)
@@ -149,13 +161,13 @@ class Pictures:
         if head is None:
             raise Refusal(422, f"{_short(url)} is no data URL in base64: {_WHERE}", field, "picture_url")
         most = self.settings.most_picture
-        large = Refusal(413, f"a picture is over {most:,} bytes; send a smaller one", field, "picture_too_large")
+        large = Refusal(413, f"it is over {most:,} bytes; send a smaller one", field, "picture_too_large")
         if (len(url) - head.end()) * 3 // 4 > most + 2:  # without making it first
             raise large
         try:
             content = binascii.a2b_base64(url[head.end() :].encode("ascii"), strict_mode=True)
         except ValueError as error:
-            raise Refusal(422, f"a picture is no base64 ({error})", field, "picture_base64") from None
+            raise Refusal(422, f"what comes after base64, is no base64 ({error})", field, "picture_base64") from None
         if len(content) > most:
             raise large
         return content
@@ -168,22 +180,37 @@ class Pictures:
             async with asyncio.timeout(seconds):
                 await work
         except TimeoutError:
-            text = f"a picture was not decoded after {seconds:g} seconds; send a simpler one"
+            text = f"it was not decoded after {seconds:g} seconds; send a simpler one"
             raise Refusal(422, text, field, "picture_slow") from None
+        except _TooLarge as error:
+            text = f"it has {error}; send one of at most {self.settings.most_pixels:,} in all"
+            raise Refusal(413, text, field, "picture_too_large") from None
         except PictureError as error:
-            text = str(error).replace(Path(path).name, "the picture")
-            status = 413 if text.startswith("picture too large") else 422
-            raise Refusal(status, text, field, "picture_too_large" if status == 413 else "picture") from None
+            text = shown(_plain(error, Path(path).name))
+            raise Refusal(422, text, field, "picture") from None
 
     def _decode(self, path: str) -> None:
-        """Its size from the header first. `PictureError` says what is wrong."""
-        width, height = check_picture(Path(path), decode=False)
+        """Its size from the header first. `PictureError`, or `_TooLarge`, says what is wrong."""
+        try:
+            width, height = check_picture(Path(path), decode=False)
+        except PictureError as error:
+            if str(error).startswith("picture too large"):  # the limit that it names is another one
+                size = re.search(r"\d+ x \d+ pixels", str(error))
+                raise _TooLarge(size[0] if size else "too many pixels") from None
+            raise
         if width * height > self.settings.most_pixels:
-            most = self.settings.most_pixels
-            raise PictureError(f"picture too large: {width} x {height} pixels, at most {most:,} in all")
+            raise _TooLarge(f"{width} x {height} pixels")
         if min(width, height) < 1:
             raise PictureError("unreadable picture: it has no pixels")
         check_picture(Path(path))
+
+
+def _plain(error: PictureError, name: str) -> str:
+    """Why a picture cannot be used, for who does not know its file's name here."""
+    reason = str(error).partition(": ")[2].replace(f"{name}: ", "").replace(name, "the picture")
+    if reason.startswith("none of "):
+        return f"it is {reason}; send one of these"
+    return f"it is broken or not complete ({reason}); send it anew"
 
 
 def _short(url: str) -> str:

@@ -4,19 +4,41 @@ A field that would change the answer and is not supported is refused by its name
 and ignored, and so is any unsupported one at the value that means nothing (`tools: []`, a penalty of 0).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from chainofstep.serve.errors import HALF
 
 MethodName = Literal["greedy", "self_consistency", "best_of_n", "weighted_vote", "step_beam"]
 Nothing = Annotated[float, Field(ge=0, le=0)]
+MOST_STOPS = 8
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class _Strict(BaseModel):
-    """No field that is not named here, and no value turned into another type."""
+    """No field that is not named here, no value turned into another type, and no text that UTF-8 cannot hold."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """Halves of surrogate pairs, which JSON can spell and no tokenizer takes."""
+        texts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        for text in texts:
+            if isinstance(text, str) and not _is_whole(text):
+                raise PydanticCustomError("surrogate", HALF)
+        return value
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 # Messages
@@ -97,7 +119,7 @@ class ChatRequest(_Strict):
     model: str = Field(min_length=1, max_length=512)
     messages: list[Message] = Field(min_length=1, max_length=16)
     n: int | None = Field(None, ge=1)
-    stop: Stop | Annotated[list[Stop], Field(max_length=8)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
@@ -133,6 +155,18 @@ class ChatRequest(_Strict):
     tools: Annotated[list[str], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _telling_stop(cls, value: Any) -> Any:
+        """What pydantic would say of each thing that `stop` may be, in one line."""
+        stops = value if isinstance(value, list) else [value]
+        if "" in stops:
+            raise PydanticCustomError("stop", "an empty text stops nothing; give the text to stop at, or leave it out")
+        if len(stops) > MOST_STOPS:
+            count, most = len(stops), MOST_STOPS
+            raise PydanticCustomError("stop", "{count} texts; give at most {most}", {"count": count, "most": most})
+        return value
 
 
 # Scores

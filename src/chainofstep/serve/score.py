@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from chainofstep.chain import Chain, ChainError, Step, parse_prefix
 from chainofstep.records import Example, Scored
 from chainofstep.scoring.path_score import STEP_WEIGHT
-from chainofstep.serve.asking import QUESTION, question_of
+from chainofstep.serve.asking import QUESTION, check_length, question_of
 from chainofstep.serve.chat import Desk
 from chainofstep.serve.errors import Refusal
 from chainofstep.serve.jobs import CLIENT_GONE, Gone, Job, finished
@@ -24,6 +24,9 @@ async def score(desk: Desk, body: ScoreRequest, request: "Request") -> Row:
         most = desk.settings.most_samples
         raise Refusal(422, f"{len(body.chains)} chains; send at most {most} at a time", "chains")
     question, urls = _question(body)
+    check_length("the question", question, desk.models.context, "question" if body.messages is None else "messages")
+    for index, given in enumerate(body.chains):
+        check_length(f"chain {index}", _text(given), desk.models.context, f"chains.{index}")
     read = [_chain(given) for given in body.chains]
     chains = [chain for chain in read if isinstance(chain, Chain)]
     async with desk.pictures.used(urls, "images" if body.images else "messages") as paths:
@@ -67,6 +70,13 @@ def _question(body: ScoreRequest) -> tuple[str, tuple[str, ...]]:
     if not body.question.strip():
         raise Refusal(422, "the question is empty", "question")
     return body.question, tuple(body.images)
+
+
+def _text(given: str | GivenChain) -> str:
+    """All text of a chain."""
+    if isinstance(given, str):
+        return given
+    return "".join([*(text for s in given.steps for text in (s.name, s.thought, s.reflection)), given.answer or ""])
 
 
 def _chain(given: str | GivenChain) -> Chain | str:

@@ -15,8 +15,9 @@ class ServeSettings:
     most_samples: int = 64  # samples of a request, and chains of one to score, at most
     queue: int = 256  # requests in progress at most, those that wait for the models included
     most_body: int = 32 * MEGABYTE
-    most_bodies: int = 512 * MEGABYTE  # of all requests in progress together
-    body_seconds: float = 60.0  # in which a body must be there
+    most_bodies: int = 512 * MEGABYTE  # of all requests in progress together, unfinished bodies included
+    unfinished: int = 4  # bodies that are still being sent at most, as a multiple of `queue`
+    body_seconds: float = 20.0  # in which a body, or the next megabyte of it, must be there
     send_seconds: float = 60.0  # in which a client must take what it is sent
     most_pictures: int = 16  # of a request
     most_picture: int = 16 * MEGABYTE  # of one file
@@ -27,6 +28,7 @@ class ServeSettings:
     fetch_seconds: float = 20.0  # of one picture, redirects included
     keys: tuple[str, ...] = field(default=(), repr=False)  # any of them opens; none: no key is asked for
     page: bool = True  # the playground at /
+    own_host: str = ""  # only requests addressed to this name, or to this machine by one of its own; "": to any
 
     def __post_init__(self) -> None:
         for name in ("n", "max_tokens", "most_samples", "queue", "most_body"):

@@ -4,10 +4,8 @@ It is for one person at their own machine. Ids and names of sets are looked up a
 never joined to a path; pictures leave as newly encoded pixels; other sites' pages can neither ask it nor post to it.
 """
 
-import ipaddress
 import json
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from chainofstep.problems.pictures import PictureError
-from chainofstep.serve.guard import SecurityHeaders
+from chainofstep.serve.guard import OwnHost, SecurityHeaders, known_hosts
 from chainofstep.view.calibration import calibration_of
 from chainofstep.view.facts import FIRST
 from chainofstep.view.hand import Hand, correct
@@ -24,15 +22,14 @@ from chainofstep.view.items import item_of, pairs_page
 from chainofstep.view.lists import ANSWERS, SORTS, Filter, list_page
 from chainofstep.view.opened import NotThere, Shelf
 from chainofstep.view.overview import runs_page
-from chainofstep.view.pictures import encoded, find_picture
+from chainofstep.view.pictures import OutsideRun, encoded
 from chainofstep.view.texts import example_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-MOST_LISTED, MOST_TEXT, MOST_BODY = 500, 500, 65_536
+MOST_LISTED, MOST_QUERY, MOST_BODY = 500, 100_000, 1_000_000
 PATIENCE = 1.5  # seconds that a list waits for the first facts of a set
 ICON = "/favicon.ico"  # every browser asks for one
 
@@ -45,11 +42,14 @@ class Refused(ValueError):
         self.status = status
 
 
-def view_app(runs: Sequence[Path], host: str = "127.0.0.1") -> "FastAPI":
-    """The viewer of these run folders, to be bound to `host`. `ValueError` for a folder without anything to show."""
+def view_app(runs: Sequence[Path], host: str = "127.0.0.1", folders: Sequence[Path] = ()) -> "FastAPI":
+    """The viewer of these run folders, to be bound to `host`. `ValueError` for a folder without anything to show.
+
+    Pictures that rows name outside their run are shown from `folders` alone.
+    """
     from fastapi import FastAPI
 
-    shelf = Shelf(runs)
+    shelf = Shelf(runs, folders)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -63,7 +63,7 @@ def view_app(runs: Sequence[Path], host: str = "127.0.0.1") -> "FastAPI":
     app.add_api_route("/api/labels", _writing(viewer.label), methods=["POST"])
     _add_pages(app)
     _add_errors(app)
-    app.add_middleware(_OwnHost, known=known_hosts(host))
+    app.add_middleware(OwnHost, known=known_hosts(host), refusal=_foreign_host)
     app.add_middleware(SecurityHeaders)
     return app
 
@@ -78,10 +78,7 @@ class _Asked:
         self.values = values
 
     def text(self, name: str) -> str:
-        value = self.values.get(name, "")
-        if len(value) > MOST_TEXT:
-            raise ValueError(f"{name} has {len(value)} characters: give at most {MOST_TEXT}")
-        return value
+        return self.values.get(name, "")
 
     def choice(self, name: str, options: Iterable[str]) -> Any:
         options = list(options)
@@ -160,11 +157,13 @@ class _Viewer:
         example = example_of(one.examples.row(name)) if name in one.rows else None
         if example is None or number >= len(example.images):
             raise NotThere(f"question {name[:100]!r} has no picture {number}: choose one of /api/item")
-        path = find_picture(run.path, one.files.examples, example.images[number])
+        shown = f"picture {Path(example.images[number]).name[:100]!r}"
+        try:
+            path = run.picture(one, example.images[number])
+        except OutsideRun as error:
+            raise NotThere(f"{shown} is {error}") from None
         if path is None:
-            raise NotThere(
-                f"picture {Path(example.images[number]).name[:100]!r} is not there: put it in the run folder"
-            )
+            raise NotThere(f"{shown} is not there: put it in the run folder")
         return encoded(path)
 
     def label(self, body: Any) -> dict[str, Any]:
@@ -189,6 +188,8 @@ def _reading(answer: Callable[[_Asked], Any]) -> Callable[..., Any]:
     from fastapi.responses import Response
 
     def route(request: Request) -> Response:
+        if len(request.url.query) > MOST_QUERY:
+            raise ValueError(f"the query has {len(request.url.query)} characters: give at most {MOST_QUERY}")
         found = answer(_Asked(request.query_params))
         if isinstance(found, tuple):
             return Response(found[0], media_type=found[1], headers={"Cache-Control": "private, max-age=600"})
@@ -280,54 +281,5 @@ def _add_errors(app: "FastAPI") -> None:
     app.add_exception_handler(OSError, refuse(403))
 
 
-# Hosts
-
-Scope = dict[str, Any]
-
-
-class _OwnHost:
-    """Answers only what is addressed to this machine: a page elsewhere whose name leads here is refused."""
-
-    def __init__(self, app: Any, known: Callable[[str], bool]):
-        self.app, self.known = app, known
-
-    async def __call__(
-        self, scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
-    ) -> None:
-        if scope["type"] == "http":
-            hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-            if len(hosts) != 1 or not self.known(host_of(hosts[0])):
-                error = (
-                    f"Host is {', '.join(hosts)[:100]!r}, which is not this viewer's: use the address that it printed"
-                )
-                return await _json({"error": error}, 421)(scope, receive, send)
-        await self.app(scope, receive, send)
-
-
-def host_of(header: str) -> str:
-    """The name in a Host header, without its port."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0].lower()
-    return header.partition(":")[0].lower()
-
-
-def known_hosts(bound: str) -> Callable[[str], bool]:
-    """Which names a viewer bound to this host answers to.
-
-    Bound to all of the machine's addresses it answers to any address in numbers, which no other site's name is, and
-    to the machine's name.
-    """
-    bound = bound.strip("[]").lower()
-    names = {*LOOPBACK, bound}
-    if bound not in ("0.0.0.0", "::"):
-        return names.__contains__
-    names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
-    return lambda name: name in names or _is_address(name)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+def _foreign_host(host: str) -> "Response":
+    return _json({"error": f"Host is {host!r}, which is not this viewer's: use the address that it printed"}, 421)
