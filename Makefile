@@ -19,7 +19,7 @@ paper: $(VENV)/mini.stamp
 	OMP_NUM_THREADS=1 $(BIN)/cos run paper --out runs/paper --seeds $(SEEDS) --jobs 2 --results docs/results.md
 
 # One thread a worker: two workers with two threads each on two cores are slower than either alone.
-PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: $(VENV)/dev.stamp
 	$(PYTEST) -m "not slow"
 

@@ -1,6 +1,7 @@
 """Monte-Carlo labels that stop early: against the fixed rule, hand-worked counts, and simulated policies."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from random import Random
 
@@ -324,7 +325,11 @@ def test_rounds_double_and_are_one_call_for_all_chains():
 
 
 def test_a_sampler_that_begins_again_is_an_error_not_the_same_evidence_twice():
-    scorer = MonteCarloScorer(ScriptedSampler(lambda request: [WRONG]), hard_threshold=0.0, adaptive=Adaptive())
+    class BeginsAgain(ScriptedSampler):
+        def sample(self, requests):
+            return super().sample([replace(request, first=0) for request in requests])
+
+    scorer = MonteCarloScorer(BeginsAgain(lambda request: [WRONG]), hard_threshold=0.0, adaptive=Adaptive())
     with pytest.raises(ValueError, match=r"example q: sample 0 came for a request from sample 1; use a sampler that"):
         scorer.score([(example(), steps("a"))])
 

@@ -214,6 +214,7 @@ def test_an_error_told_as_a_reply_is_a_reject(tmp_path):
     assert report["removed"]["parses"] >= 3 and report["kept"] + len(rejects) == 12
 
 
+@pytest.mark.slow
 @needs_data
 def test_a_server_that_goes_down_leaves_the_rest_to_the_next_run(tmp_path):
     questions_only(tmp_path)
@@ -286,6 +287,7 @@ def command(out, url):
     return subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @needs_data
 def test_killed_while_asking_it_pays_for_nothing_twice(tmp_path):
     plain, killed = tmp_path / "plain", tmp_path / "killed"

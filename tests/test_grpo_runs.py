@@ -117,6 +117,7 @@ train_grpo(load_vlm(folder / "policy"), examples, SHORT, replace(ONE, updates=2,
 """
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_updates(policy, examples, tmp_path):
     save_vlm(policy, tmp_path / "policy")
     write_json(tmp_path / "examples.json", [to_row(example) for example in examples])

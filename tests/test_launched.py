@@ -37,6 +37,7 @@ def trained(recipe, out):
     return load_file(out / "models" / "sft" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_two_launched_processes_train_as_one(tmp_path, policy):
     recipe = replace(RECIPE, policy=policy)
     alone = trained(recipe, tmp_path / "one")
@@ -61,6 +62,7 @@ def test_grpo_is_never_launched_sharded():
     assert str(CONFIGS / "zero3.yaml") not in launcher(settings, "grpo")
 
 
+@pytest.mark.slow
 def test_on_a_gpu_workers_make_room_for_a_training(tmp_path, policy, monkeypatch):
     monkeypatch.setattr("chainofstep.pipeline.run.on_gpu", lambda: True)
     with Run(replace(RECIPE, policy=policy, threads=2), tmp_path / "run") as run:

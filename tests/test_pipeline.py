@@ -138,6 +138,7 @@ def miniature(tmp_path_factory):
     return folder, recipe
 
 
+@pytest.mark.slow
 def test_the_whole_run_in_miniature(miniature):
     folder, recipe = miniature
     results = json.loads((folder / "results.json").read_text())
@@ -157,6 +158,7 @@ def test_the_whole_run_in_miniature(miniature):
     assert rows_of(folder) == before
 
 
+@pytest.mark.slow
 def test_a_run_on_files_from_given_models(tmp_path, miniature):
     """A run's models stand for a user's, its problems for a user's files: nothing knows the truth of their steps."""
     folder, recipe = miniature

@@ -104,6 +104,7 @@ def test_only_torn_checkpoints_are_a_start_from_the_beginning(inputs, tmp_path, 
     assert trained("sft", inputs, out, *settings) == whole
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_resumed(inputs, tmp_path):
     """Killed by the system at whatever point, as soon as a checkpoint is whole."""
     settings = ("epochs=6", "machine.save_every=2")
