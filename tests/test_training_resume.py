@@ -20,6 +20,12 @@ from small_training import examples_of, rows_of, train, write_inputs  # noqa: E4
 KINDS = ["sft", "prm", "dpo"]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the processes that these tests start have: sums in another order are other bytes, and a run sets its own."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     return write_inputs(tmp_path_factory.mktemp("inputs"))

@@ -49,6 +49,7 @@ class Run:
         with ExitStack() as opening:  # closes what was opened if what comes after fails
             lock = self.folder.lock()
             opening.callback(lock.release)
+            opening.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(self.recipe.threads)
             self._gather()
             self.closing = opening.pop_all()
