@@ -8,8 +8,9 @@ from chainofstep.answering.models import Caller
 from chainofstep.records import Example, Scored
 from chainofstep.scoring.path_score import score_pools
 from chainofstep.search import (
+    ANSWERING,
     BY_SCORE,
-    METHODS,
+    NEED_SCORES,
     Cost,
     SearchConfig,
     SearchResult,
@@ -17,9 +18,6 @@ from chainofstep.search import (
     step_beam,
     whole_chains,
 )
-
-#: Methods that need no gold answer.
-ANSWERING = tuple(name for name in METHODS if name != "pass_at_n")
 
 
 def answer(
@@ -33,7 +31,7 @@ def answer(
     """
     if method not in ANSWERING:
         raise ValueError(f"no method {method!r}: choose one of {', '.join(ANSWERING)}")
-    if not caller.scores and method in (*BY_SCORE, "step_beam"):
+    if not caller.scores and method in NEED_SCORES:
         raise ValueError(f"{method} goes by step scores, and there is no PRM: give one, or choose self_consistency")
     teller = Teller(watch)
     if method == "greedy":

@@ -176,5 +176,5 @@ def open_models(
 
 
 def _short(model_name: str) -> str:
-    """ "sft" for runs/mini/models/sft, Qwen/sft and sft@http://gpu1:8000/v1."""
+    """The last part of a model's name: "sft" for runs/mini/models/sft, Qwen/sft and sft@http://gpu1:8000/v1."""
     return Path(model_name.partition("@")[0]).name or model_name

@@ -27,10 +27,16 @@ METHODS: dict[str, Method] = {
     "step_beam": step_beam,
     "pass_at_n": pool_method("pass_at_n"),
 }
+#: Methods that need no gold answer, in the order in which they are offered.
+ANSWERING = tuple(name for name in METHODS if name != "pass_at_n")
+#: Methods that need step scores.
+NEED_SCORES = BY_SCORE | {"step_beam"}
 
 __all__ = [
+    "ANSWERING",
     "BY_SCORE",
     "METHODS",
+    "NEED_SCORES",
     "POOL_METHODS",
     "UNFINISHED",
     "UNSCORED",

@@ -5,14 +5,11 @@ from dataclasses import dataclass
 
 from chainofstep.chain import STEP_END
 from chainofstep.records import Example, Request
-from chainofstep.search import BY_SCORE, SearchConfig
+from chainofstep.search import ANSWERING, NEED_SCORES, SearchConfig
 from chainofstep.serve.errors import Refusal
 from chainofstep.serve.schema import AssistantMessage, ChatRequest, SystemMessage, TextPart, UserMessage
 from chainofstep.serve.settings import ServeSettings
 
-#: In the order in which a page offers them. `pass_at_n` is not among them: it looks at the gold answer.
-METHODS = ("greedy", "self_consistency", "best_of_n", "weighted_vote", "step_beam")
-NEED_SCORES = BY_SCORE | {"step_beam"}
 #: The name of every question: seeds of a search depend on it, and `cos ask` uses the same.
 QUESTION = "question"
 _SEEDS = 2**31
@@ -64,7 +61,7 @@ class Asked:
 
 def methods_of(prm: str | None) -> tuple[str, ...]:
     """The methods that a server can do, with or without a PRM."""
-    return tuple(name for name in METHODS if prm or name not in NEED_SCORES)
+    return tuple(name for name in ANSWERING if prm or name not in NEED_SCORES)
 
 
 def check_length(what: str, text: str, context: int | None, param: str) -> None:
@@ -108,7 +105,7 @@ def read_chat(body: ChatRequest, model: str, prm: str | None, context: int | Non
 def _method(body: ChatRequest, model: str, prm: str | None) -> str:
     """The search method that the model's name or the search options name; "" for none."""
     named = body.model.removeprefix(f"{model}:") if body.model.startswith(f"{model}:") else ""
-    if body.model != model and named not in METHODS:
+    if body.model != model and named not in ANSWERING:
         message = f"no model {body.model[:100]!r}; this server has {model}, see /v1/models"
         raise Refusal(404, message, "model", "model_not_found")
     chosen = body.search.method if body.search else None

@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chainofstep.records import Example, SamplingErrors
-from chainofstep.search import METHODS, SearchConfig, SearchResult
+from chainofstep.search import ANSWERING, SearchConfig, SearchResult
 from chainofstep.verbs.evaluate import check_sampling, full_name, needed_prm
 from chainofstep.verbs.files import choose, existing, model_path
 
 if TYPE_CHECKING:
     from chainofstep.answering import Models, Watch
-
-#: Methods that need no gold answer.
-ANSWERING = tuple(name for name in METHODS if name != "pass_at_n")
 
 
 def run_models(run: Path, model: str | None = None, prm: str | None = None) -> tuple[str, str | None]:

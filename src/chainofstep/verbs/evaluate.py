@@ -24,7 +24,16 @@ from chainofstep.pipeline.spread import HERE, Spread
 from chainofstep.records import Example, Rollout, SamplingErrors, from_row
 from chainofstep.row_index import RowIndex
 from chainofstep.scoring.path_score import NO_CHAIN
-from chainofstep.search import BY_SCORE, METHODS, POOL_METHODS, UNFINISHED, Cost, SearchConfig, SearchResult
+from chainofstep.search import (
+    BY_SCORE,
+    METHODS,
+    NEED_SCORES,
+    POOL_METHODS,
+    UNFINISHED,
+    Cost,
+    SearchConfig,
+    SearchResult,
+)
 from chainofstep.settings import difference, resolved
 from chainofstep.store import Log, read_json, write_json
 from chainofstep.verbs.files import choose, fingerprint, locked
@@ -35,7 +44,6 @@ from chainofstep.verbs.reading import check_extractor, graded
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-NEEDS_PRM = BY_SCORE | {"step_beam"}
 ROWS_AT_ONCE = 512  # samples in one call of the sampler: towards its end fewer and fewer are in flight
 SETTINGS = "eval.json"
 HASH_DIGITS = 64
@@ -117,7 +125,7 @@ def full_name(method: str) -> str:
 
 def needed_prm(methods: Sequence[str], prm: str | None) -> str | None:
     """The PRM where a method goes by score."""
-    needing = [method for method in methods if method in NEEDS_PRM]
+    needing = [method for method in methods if method in NEED_SCORES]
     if needing and prm is None:
         raise ValueError(f"{needing[0]} goes by step scores; give a process reward model's folder with --prm")
     return prm if needing else None
